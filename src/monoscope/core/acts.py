@@ -1,0 +1,80 @@
+"""Acts: feature activations, the one currency that crosses every boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Acts:
+    """Feature activations of a batch of tokens, in one of two layouts. Values may be negative; firing means != 0.
+
+    dense: ``values [*batch, F]``, ``indices`` None
+    sparse: ``values [*batch, k]`` of the features ``indices [*batch, k]``; a row's indices are distinct wherever its
+        values are not 0, and entries of value 0 are padding
+    """
+
+    values: Float[Tensor, "*batch k"]
+    n_features: int
+    indices: Int[Tensor, "*batch k"] | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the layout is the sparse one."""
+        return self.indices is not None
+
+    def dense(self) -> Float[Tensor, "*batch F"]:
+        """All features' activations, zeros included."""
+        if self.indices is None:
+            return self.values
+        out = self.values.new_zeros(*self.values.shape[:-1], self.n_features)
+        return out.scatter_add(-1, self.indices.long(), self.values)
+
+    def coo(self) -> tuple[Int[Tensor, " nnz"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
+        """Token (row-major over ``*batch``), feature and value of every entry that fires, ordered by token."""
+        flat = self.values.flatten(0, -2)
+        rows, columns = flat.nonzero(as_tuple=True)
+        features = columns if self.indices is None else self.indices.flatten(0, -2)[rows, columns].long()
+        return rows, features, flat[rows, columns]
+
+    def l0(self) -> Int[Tensor, "*batch"]:
+        """Number of features that fire on each token."""
+        return (self.values != 0).sum(-1)
+
+    def fired(self) -> Bool[Tensor, " F"]:
+        """Which features fire on at least one token of the batch."""
+        on = self.values != 0
+        if self.indices is None:
+            return on.flatten(0, -2).any(0)
+        out = torch.zeros(self.n_features, dtype=torch.bool, device=on.device)
+        out[self.indices[on].long()] = True
+        return out
+
+    def prefix(self, m: int) -> Acts:
+        """The first ``m`` features alone."""
+        if self.indices is None:
+            return Acts(self.values[..., :m], m)
+        keep = self.indices < m
+        return Acts(self.values * keep, m, self.indices * keep)
+
+    def where(self, features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
+        """Activations of the chosen features, densely."""
+        if self.indices is None:
+            return self.values[..., features]
+        slot = torch.full((self.n_features,), len(features), device=self.values.device)
+        slot[features] = torch.arange(len(features), device=self.values.device)
+        out = self.values.new_zeros(*self.values.shape[:-1], len(features) + 1)
+        return out.scatter_add(-1, slot[self.indices.long()], self.values)[..., :-1]
+
+    def detach(self) -> Acts:
+        """The same activations, without their history."""
+        return replace(self, values=self.values.detach())
+
+    def to(self, device: torch.device | str) -> Acts:
+        """The same activations on another device."""
+        indices = None if self.indices is None else self.indices.to(device)
+        return Acts(self.values.to(device), self.n_features, indices)

@@ -1,0 +1,61 @@
+"""The exceptions monoscope raises for its users.
+
+    MonoscopeError
+    └── UserError (ValueError)    something given to us is wrong; the message says what was found and what would be right
+        ├── ConfigError           an unknown key or kind, a value out of range
+        ├── SiteError             a place the model does not have
+        ├── ModelError            a path or identifier that is not a model
+        ├── DataError             text or activations that are missing, broken, or not finite
+        ├── MismatchError         two things that do not belong together
+        └── OutputError           a place that cannot be written, or would be overwritten
+
+Mistakes of ours are assertions, never these.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MonoscopeError(Exception):
+    """Root of everything monoscope raises on purpose."""
+
+
+class UserError(MonoscopeError, ValueError):
+    """Something given to monoscope is wrong."""
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be meant."""
+
+
+class SiteError(UserError):
+    """A site the model does not have."""
+
+
+class ModelError(UserError):
+    """A path or identifier that does not lead to a language model."""
+
+
+class DataError(UserError):
+    """Text or activations that cannot be used."""
+
+
+class MismatchError(UserError):
+    """Two artifacts that do not belong together."""
+
+
+class OutputError(UserError):
+    """An output that cannot be written, or must not be overwritten."""
+
+
+def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
+    """Sentence offering the known names closest to ``name``, or all of them when none is close and they are few."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(repr(c) for c in close)}?"
+    if len(known) <= 30:
+        return f"known: {', '.join(known)}"
+    return f"known: {', '.join(known[:30])}, and {len(known) - 30} more"

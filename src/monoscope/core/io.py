@@ -1,0 +1,203 @@
+"""Files that are whole or absent: atomic writes, manifests, fingerprints, output directories with one owner."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from monoscope.core.errors import DataError, OutputError
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write to; it takes ``path``'s place, on disk, when the block ends without an error."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically. Tensors are made contiguous and moved to the CPU."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as partial:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            save_file(plain, partial, dict(metadata or {}))
+        except SafetensorError as error:
+            if "No space left" in str(error) or "os error 28" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            raise
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """All tensors of a safetensors file. Raises DataError for a missing, truncated or foreign one."""
+    if not path.is_file():
+        raise DataError(f"no file at {path}")
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DataError(f"{path} is not a whole safetensors file ({error}); copy or make it again") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into errors that name the path and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OutputError(f"the disk that holds {path} is full; what was complete is still there") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise OutputError(f"cannot write {path}: {error.strerror}; choose another place with --out") from error
+        raise
+
+
+@contextmanager
+def output_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary sibling directory that becomes ``path`` when the block ends without an error.
+
+    Raises OutputError if ``path`` exists and is not an empty directory, unless ``force``; what stood there is removed
+    only once its replacement is complete.
+    """
+    path = Path(path)
+    refuse_existing(path, force=force)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            if path.exists():
+                replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
+                os.replace(path, replaced)
+                os.replace(partial, path)
+                remove(replaced)
+            else:
+                os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_existing(path: Path, *, force: bool = False) -> None:
+    """Raises OutputError if something already stands at ``path``, unless ``force``. An empty directory is nothing."""
+    if force or not path.exists():
+        return
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    raise OutputError(f"{path} exists; choose another place, or replace it with --force")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory tree."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def owned(directory: Path) -> Iterator[None]:
+    """Holds a directory for this process alone. Raises OutputError, naming the holder, if another process has it.
+
+    The lock is the operating system's, so it is gone with the process, however that ends.
+    """
+    import fcntl
+
+    lock = directory / ".lock"
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise OutputError(f"{directory} is in use by process {file.read().strip() or '?'}") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        digest.update(memoryview(plain.view(torch.uint8).numpy()) if plain.numel() else b"")
+    return digest.hexdigest()
+
+
+def write_manifest(directory: Path, schema: str, version: int, body: Mapping[str, Any]) -> None:
+    """Write a directory's ``manifest.json``: schema, its version, the library's version, and the body. Write it last."""
+    from monoscope import __version__
+
+    head = {"schema": schema, "schema_version": version, "generator": {"name": "monoscope", "version": __version__}}
+    write_json(directory / MANIFEST, head | dict(body))
+
+
+def read_manifest(directory: Path, schema: str, version: int) -> dict[str, Any]:
+    """A directory's manifest. Raises DataError if it is missing, of another schema, or from a newer version."""
+    path = Path(directory) / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{directory} holds no {MANIFEST}: not a complete {schema} directory")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("schema") != schema:
+        found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
+        raise DataError(f"{directory} holds {found!r}, not {schema!r}")
+    if manifest["schema_version"] > version:
+        generator = manifest.get("generator", {})
+        raise DataError(
+            f"{directory} has {schema} version {manifest['schema_version']}, and this monoscope reads up to {version}; "
+            f"it was written by {generator.get('name')} {generator.get('version')}"
+        )
+    return manifest
