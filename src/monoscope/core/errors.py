@@ -1,7 +1,7 @@
 """The exceptions monoscope raises for its users.
 
     MonoscopeError
-    └── UserError (ValueError)    something given to us is wrong; the message says what was found and what would be right
+    └── UserError (ValueError)    what was given is wrong; the message says what was found and what would be right
         ├── ConfigError           an unknown key or kind, a value out of range
         ├── SiteError             a place the model does not have
         ├── ModelError            a path or identifier that is not a model

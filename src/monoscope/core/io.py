@@ -175,7 +175,7 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_manifest(directory: Path, schema: str, version: int, body: Mapping[str, Any]) -> None:
-    """Write a directory's ``manifest.json``: schema, its version, the library's version, and the body. Write it last."""
+    """Write a directory's ``manifest.json``: schema and version, the library's version, the body. Write it last."""
     from monoscope import __version__
 
     head = {"schema": schema, "schema_version": version, "generator": {"name": "monoscope", "version": __version__}}

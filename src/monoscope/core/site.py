@@ -1,9 +1,9 @@
 """Site: the name of a place in a language model where activations are read or written.
 
-    2.resid_post                 layer 2, residual stream after the block
-    encoder.2.resid_post         the same in one stack of an encoder-decoder
-    embed, logits                places outside the layers
-    model.layers.2.mlp:out       any module's input (":in") or output (":out"), by its path
+2.resid_post                 layer 2, residual stream after the block
+encoder.2.resid_post         the same in one stack of an encoder-decoder
+embed, logits                places outside the layers
+model.layers.2.mlp:out       any module's input (":in") or output (":out"), by its path
 """
 
 from __future__ import annotations
