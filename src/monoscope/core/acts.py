@@ -36,9 +36,10 @@ class Acts:
 
     def coo(self) -> tuple[Int[Tensor, " nnz"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
         """Token (row-major over ``*batch``), feature and value of every entry that fires, ordered by token."""
-        flat = self.values.flatten(0, -2)
+        shape = (self.values.shape[:-1].numel(), self.values.shape[-1])
+        flat = self.values.reshape(shape)
         rows, columns = flat.nonzero(as_tuple=True)
-        features = columns if self.indices is None else self.indices.flatten(0, -2)[rows, columns].long()
+        features = columns if self.indices is None else self.indices.reshape(shape)[rows, columns].long()
         return rows, features, flat[rows, columns]
 
     def l0(self) -> Int[Tensor, "*batch"]:
@@ -56,19 +57,21 @@ class Acts:
 
     def prefix(self, m: int) -> Acts:
         """The first ``m`` features alone."""
+        assert 0 <= m <= self.n_features, f"a prefix of {m} of {self.n_features} features"
         if self.indices is None:
             return Acts(self.values[..., :m], m)
         keep = self.indices < m
-        return Acts(self.values * keep, m, self.indices * keep)
+        return Acts(self.values.where(keep, 0), m, self.indices.where(keep, 0))
 
     def where(self, features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
-        """Activations of the chosen features, densely."""
+        """Activations of the chosen features, densely, in the order they are given; repeats are allowed."""
         if self.indices is None:
             return self.values[..., features]
-        slot = torch.full((self.n_features,), len(features), device=self.values.device)
-        slot[features] = torch.arange(len(features), device=self.values.device)
-        out = self.values.new_zeros(*self.values.shape[:-1], len(features) + 1)
-        return out.scatter_add(-1, slot[self.indices.long()], self.values)[..., :-1]
+        chosen, place = features.unique(return_inverse=True)
+        slot = torch.full((self.n_features,), len(chosen), device=self.values.device)
+        slot[chosen] = torch.arange(len(chosen), device=self.values.device)
+        out = self.values.new_zeros(*self.values.shape[:-1], len(chosen) + 1)
+        return out.scatter_add(-1, slot[self.indices.long()], self.values)[..., place]
 
     def detach(self) -> Acts:
         """The same activations, without their history."""

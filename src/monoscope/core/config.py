@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -34,6 +34,11 @@ class Config(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if type(None) in get_args(field.annotation) and field.get_default(call_default_factory=False) is not None:
+                raise TypeError(
+                    f"{cls.__qualname__}.{name} may be None but is not by default: TOML has no way to say it"
+                )
         if family is not None:
             cls._family, cls._members = family, {}
         elif cls._family is not None and "kind" in cls.model_fields:
@@ -58,11 +63,11 @@ class Config(BaseModel):
     def _member(cls, value: Mapping[str, Any]) -> type[Config]:
         if "kind" not in value:
             raise ValueError(f"the {cls._family} needs a kind; known: {', '.join(sorted(cls._members))}")
-        kind = value["kind"]
+        kind = str(value["kind"])
         if kind not in cls._members:
             _load_plugins()
         if kind not in cls._members:
-            raise ValueError(f"unknown {cls._family} {kind!r}; {nearest(str(kind), cls._members)}")
+            raise ValueError(f"unknown {cls._family} {kind!r}; {nearest(kind, cls._members)}")
         return cls._members[kind]
 
     @classmethod

@@ -78,9 +78,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(f"the disk that holds {path} is full; what was complete is still there") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        refused = error.errno in (
+            errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG
+        )  # fmt: skip
+        here = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(path.parent)
+        if refused and here:
             raise OutputError(f"cannot write {path}: {error.strerror}; choose another place with --out") from error
         raise
 
@@ -92,7 +96,7 @@ def output_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     Raises OutputError if ``path`` exists and is not an empty directory, unless ``force``; what stood there is removed
     only once its replacement is complete.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     refuse_existing(path, force=force)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
@@ -112,7 +116,12 @@ def output_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def refuse_existing(path: Path, *, force: bool = False) -> None:
-    """Raises OutputError if something already stands at ``path``, unless ``force``. An empty directory is nothing."""
+    """Raises OutputError if something already stands at ``path``, unless ``force``. An empty directory is nothing.
+
+    The current directory, and those above it, are refused even with ``force``.
+    """
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise OutputError(f"{path} is where this command runs; name a directory of its own")
     if force or not path.exists():
         return
     if path.is_dir() and not any(path.iterdir()):
@@ -170,7 +179,7 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(memoryview(plain.view(torch.uint8).numpy()) if plain.numel() else b"")
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
     return digest.hexdigest()
 
 
@@ -194,10 +203,13 @@ def read_manifest(directory: Path, schema: str, version: int) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("schema") != schema:
         found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
         raise DataError(f"{directory} holds {found!r}, not {schema!r}")
-    if manifest["schema_version"] > version:
+    found = manifest.get("schema_version")
+    if not isinstance(found, int):
+        raise DataError(f"{path} states no schema_version; found {found!r}")
+    if found > version:
         generator = manifest.get("generator", {})
         raise DataError(
-            f"{directory} has {schema} version {manifest['schema_version']}, and this monoscope reads up to {version}; "
+            f"{directory} has {schema} version {found}, and this monoscope reads up to {version}; "
             f"it was written by {generator.get('name')} {generator.get('version')}"
         )
     return manifest

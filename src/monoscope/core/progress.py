@@ -20,6 +20,11 @@ class Bar(Protocol):
 
     def advance(self, n: int, **facts: Any) -> None:
         """Count ``n`` more units; ``facts`` are shown beside the bar (``fvu=0.12``)."""
+        ...
+
+    def finish(self) -> None:
+        """End the task."""
+        ...
 
 
 class Reporter(Protocol):
@@ -27,9 +32,7 @@ class Reporter(Protocol):
 
     def start(self, title: str, total: int | None, unit: str) -> Bar:
         """Begin a task of ``total`` units, or of unknown length."""
-
-    def finish(self, bar: Bar) -> None:
-        """End a task."""
+        ...
 
 
 class _Count:
@@ -37,7 +40,8 @@ class _Count:
 
     def __init__(self, title: str, total: int | None, unit: str) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done, self.facts = 0, {}
+        self.done = 0
+        self.facts: dict[str, Any] = {}
         self.started = self.reported = time.monotonic()
 
     def count(self, n: int, facts: dict[str, Any]) -> None:
@@ -71,6 +75,10 @@ class _LineBar(_Count):
             self.reported = now
             self.write()
 
+    def finish(self) -> None:
+        if time.monotonic() - self.started > 2.0:
+            self.write()
+
     def write(self) -> None:
         event = self.event()
         print(json.dumps(event) if self.as_json else _line(event), file=self.stream, flush=True)
@@ -89,7 +97,10 @@ def _short(value: Any) -> str:
 
 
 class Lines:
-    """Plain lines, or JSON events, on a stream: one every ``every`` seconds, and one when a long task ends."""
+    """Plain lines, or JSON events, on a stream: one every ``every`` seconds, and one at the end.
+
+    A task shorter than two seconds leaves no trace.
+    """
 
     def __init__(self, stream: TextIO | None = None, *, every: float = 10.0, as_json: bool = False) -> None:
         self.stream, self.every, self.as_json = stream or sys.stderr, every, as_json
@@ -98,19 +109,15 @@ class Lines:
         """Begin a task."""
         return _LineBar(title, total, unit, self.stream, self.every, self.as_json)
 
-    def finish(self, bar: _LineBar) -> None:
-        """End a task; one shorter than two seconds leaves no trace."""
-        if time.monotonic() - bar.started > 2.0:
-            bar.write()
-
 
 class _RichBar(_Count):
     def __init__(self, title: str, total: int | None, unit: str) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         super().__init__(title, total, unit)
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-        self.progress = Progress(*columns, TimeRemainingColumn(), transient=False, refresh_per_second=4)
+        self.progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), refresh_per_second=4)
         self.progress.start()
         self.task = self.progress.add_task(title, total=total, note="")
 
@@ -120,6 +127,9 @@ class _RichBar(_Count):
         shown = "  ".join([f"{rate:,.0f} {self.unit}/s", *(f"{k} {_short(v)}" for k, v in self.facts.items())])
         self.progress.update(self.task, advance=n, note=shown)
 
+    def finish(self) -> None:
+        self.progress.stop()
+
 
 class Bars:
     """Rich progress bars on a terminal."""
@@ -128,18 +138,14 @@ class Bars:
         """Begin a task."""
         return _RichBar(title, total, unit)
 
-    def finish(self, bar: _RichBar) -> None:
-        """End a task."""
-        bar.progress.stop()
-
 
 class _Nothing:
     def start(self, title: str, total: int | None, unit: str) -> _Nothing:
         return self
 
-    def finish(self, bar: Bar) -> None: ...
-
     def advance(self, n: int, **facts: Any) -> None: ...
+
+    def finish(self) -> None: ...
 
 
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
@@ -179,4 +185,4 @@ def progress(title: str, total: int | None, unit: str = "tokens") -> Iterator[Ba
         try:
             yield bar
         finally:
-            reporter.finish(bar)
+            bar.finish()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from annotated_types import Ge, Interval
+from pydantic import Field, Strict
 
 from monoscope.core.config import Config
 
-Span = int | float
+Span = Annotated[int, Strict(), Ge(0)] | Annotated[float, Interval(ge=0, le=1)]
 """A stretch of a run: an integer counts tokens, a fraction is a share of the run."""
 
 
 def span_steps(span: Span, total_tokens: int, tokens_per_step: int) -> int:
     """Steps that a span covers, rounded up."""
     tokens = span if isinstance(span, int) else span * total_tokens
-    return math.ceil(tokens / tokens_per_step)
+    return math.ceil(tokens / tokens_per_step - 1e-9)  # 0.07 of 100 steps is 7 steps, whatever the floats say
 
 
 class Schedule(Config, family="schedule"):
@@ -37,8 +38,8 @@ class Trapezoid(Schedule):
     """
 
     kind: Literal["trapezoid"] = "trapezoid"
-    warmup: Span = Field(default=0.02, ge=0)
-    decay: Span = Field(default=0.2, ge=0)
+    warmup: Span = 0.02
+    decay: Span = 0.2
     floor: float = Field(default=0.0, ge=0, le=1)
 
     def factor(self, step: int, total_steps: int, tokens_per_step: int) -> float:
@@ -58,12 +59,12 @@ class Anneal(Schedule):
 
     kind: Literal["anneal"] = "anneal"
     start: float = Field(ge=0)
-    over: Span = Field(ge=0)
-    rate: float = Field(default=0.0, ge=0, description="a of the exponential form; 0 is the straight one")
+    over: Span
+    rate: float = Field(default=0.0, ge=0, le=100, description="a of the exponential form; 0 is the straight one")
 
     def factor(self, step: int, total_steps: int, tokens_per_step: int) -> float:
         """Multiplier at a step of a run."""
         over = self._steps(self.over, total_steps, tokens_per_step)
         u = min(1.0, step / over) if over else 1.0
-        p = (1 - math.exp(-self.rate * u)) / (1 - math.exp(-self.rate)) if self.rate else u
+        p = math.expm1(-self.rate * u) / math.expm1(-self.rate) if self.rate else u
         return self.start + (1 - self.start) * p

@@ -93,7 +93,9 @@ class Site:
         """Site of a name; TransformerLens names (``blocks.12.hook_resid_post``) are understood."""
         if isinstance(name, Site):
             return name
-        if found := re.fullmatch(r"(.*):(in|out)", name):
+        if not isinstance(name, str):
+            raise SiteError(f"a site is written as text, such as '2.resid_post'; found {name!r}")
+        if found := re.fullmatch(r"(.+):(in|out)", name):
             return Site(None, found[2], module=found[1])
         if name == "hook_embed":
             return Site(None, "embed")

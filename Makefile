@@ -1,0 +1,43 @@
+# make demo    a dictionary of the bundled model: trained, measured, and shown as a page
+# make test    the whole default suite          make check   what to run before a commit
+# make bench   the benchmarks                   make docs    links and examples of the documentation
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint bench docs
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: $(INSTALLED)
+	@$(BIN)/monoscope demo
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest -q -n 2
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/lint-imports --no-logo
+
+check: lint
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+bench: $(INSTALLED)
+	@for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+docs: $(INSTALLED)
+	@$(BIN)/python -m pytest -q tests/unit/test_docs.py
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"monoscope needs Python 3.11 or newer; \
+	$(PYTHON) is {v.major}.{v.minor}. Name another one: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,datasets]'
+	@touch $@
