@@ -1,0 +1,162 @@
+"""Autoencoder: one site in, one site out. An SAE when they are the same, a transcoder when not; optionally a skip.
+
+    z = x - b_dec (center) or x        pre = z @ W_enc + b_enc        acts = phi(pre)
+    recon = acts @ W_dec + b_dec (+ x @ W_skip)
+
+Sources: Bricken et al. 2023, Towards Monosemanticity; Cunningham et al. 2023 (arXiv:2309.08600). Transcoder: Dunefsky
+et al. 2024 (arXiv:2406.11944). Skip: Paulo et al. 2025 (arXiv:2501.18823).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from monoscope import ops
+from monoscope.core.acts import Acts
+from monoscope.core.errors import ConfigError
+from monoscope.core.site import Site
+from monoscope.dictionaries.base import ActivationFunction, Dictionary, Wiring
+
+
+class Autoencoder(Dictionary):
+    """Sparse autoencoder or transcoder.
+
+    Shapes: W_enc [d_in, F], stored feature by feature so that a feature's encoder is one run of memory; b_enc [F];
+    W_dec [F, d_out]; b_dec [d_out]; W_skip [d_in, d_out] or None.
+    """
+
+    feature_axes: ClassVar[Mapping[str, int]] = {"W_enc": 1, "b_enc": 0, "W_dec": 0}
+
+    class Config(Wiring):
+        """Settings of an autoencoder; None picks what suits an SAE or a transcoder, by its sites."""
+
+        kind: Literal["autoencoder"] = "autoencoder"
+        n_features: int = Field(default=4096, ge=1)
+        skip: bool = False
+        center: bool | None = Field(default=None, description="subtract b_dec before encoding; None: if an SAE")
+        unit_norm: bool | None = Field(default=None, description="decoder rows of norm 1; None: if an SAE")
+        scale_by_decoder_norm: bool = False
+
+        def build(
+            self,
+            function: ActivationFunction.Config,
+            reads: tuple[Site, ...],
+            writes: tuple[Site, ...],
+            widths: Mapping[Site, int],
+        ) -> Autoencoder:
+            """An uninitialized autoencoder."""
+            if len(reads) != 1 or len(writes) != 1:
+                raise ConfigError(
+                    f"an autoencoder reads one site and writes one, found {len(reads)} read and {len(writes)} written"
+                )
+            is_sae = reads == writes
+            if self.center and not is_sae:
+                raise ConfigError(
+                    f"center subtracts b_dec, which belongs to {writes[0]}, from {reads[0]}: leave it out"
+                )
+            config = self.model_copy(
+                update={
+                    "center": is_sae if self.center is None else self.center,
+                    "unit_norm": is_sae if self.unit_norm is None else self.unit_norm,
+                }
+            )
+            return Autoencoder(config, function.build(self.n_features), reads, writes, widths)
+
+    def __init__(
+        self,
+        config: Config,
+        activation: ActivationFunction,
+        reads: tuple[Site, ...],
+        writes: tuple[Site, ...],
+        widths: Mapping[Site, int],
+    ) -> None:
+        super().__init__()
+        self.config, self.activation, self.reads, self.writes = config, activation, reads, writes
+        self.widths = {site: widths[site] for site in {*reads, *writes}}
+        self.d_in, self.d_out, self.n_features = widths[reads[0]], widths[writes[0]], config.n_features
+        self.acts_scale, self.provenance = None, {}
+        self.encode_dtype: torch.dtype | None = None  # a narrower one selects in it; see ops.encode_topk
+        self.W_enc = nn.Parameter(torch.zeros(self.n_features, self.d_in).T)
+        self.b_enc = nn.Parameter(torch.zeros(self.n_features))
+        self.W_dec = nn.Parameter(torch.zeros(self.n_features, self.d_out))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out))
+        self.W_skip = nn.Parameter(torch.zeros(self.d_in, self.d_out)) if config.skip else None
+
+    def preacts(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch F"]:
+        """Pre-activations: ``z @ W_enc + b_enc``."""
+        z = x - self.b_dec if self.config.center else x
+        return z @ self.W_enc + self.b_enc
+
+    def decoder_norm(self) -> Float[Tensor, " F"]:
+        """Norm of each decoder row."""
+        return self.W_dec.norm(dim=1)
+
+    def score_norm(self) -> Float[Tensor, " F"] | None:
+        """Decoder norms where the wiring scales scores by them."""
+        return self.decoder_norm().detach() if self.config.scale_by_decoder_norm else None
+
+    def part(
+        self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "n d_out"]]:
+        """Pre-activations and decoder rows of chosen features; b_dec gets no gradient through the centering."""
+        z = x - self.b_dec.detach() if self.config.center else x
+        pre = z @ self.W_enc.T[features].T + self.b_enc[features]
+        return pre, self.W_dec[features]
+
+    def encode(self, x: Float[Tensor, "*batch d"]) -> Acts:
+        """Feature activations."""
+        selection, norm = self.activation.selection, self.score_norm()
+        if selection is None:
+            acts = self.activation(self.preacts(x), norm)
+        else:
+            center = self.b_dec if self.config.center else None
+            acts = ops.encode(
+                x, self.W_enc, self.b_enc, selection, center=center, norm=norm, dtype=self.encode_dtype
+            )
+        if self.training:
+            self.activation.observe(acts.detach(), norm)
+        return acts
+
+    def decode(self, acts: Acts, x: Float[Tensor, "*batch d"] | None = None) -> Float[Tensor, "*batch d_out"]:
+        """Reconstruction: ``acts @ W_dec + b_dec``, plus ``x @ W_skip`` where there is a skip."""
+        recon = ops.decode(acts, self.W_dec[: acts.n_features]) + self.b_dec
+        if self.W_skip is None:
+            return recon
+        if x is None:
+            raise ValueError("a dictionary with a skip decodes from its activations and x; pass decode(acts, x)")
+        return recon + x @ self.W_skip
+
+    @torch.no_grad()
+    def project_gradients_(self) -> None:
+        """Remove each decoder row's gradient along the row: ``g -= (g . w) w``."""
+        if self.config.unit_norm and self.W_dec.grad is not None:
+            along = (self.W_dec.grad * self.W_dec).sum(1, keepdim=True)
+            self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Return decoder rows to norm 1, and the function's parameters to their domain."""
+        if self.config.unit_norm:
+            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        self.activation.project_()
+
+    @torch.no_grad()
+    def rescale_(self, scale_in: float, scale_out: float) -> None:
+        """W_enc *= s_in; W_dec, b_dec /= s_out; W_skip *= s_in / s_out; thresholds follow scores scaled by norms."""
+        self.W_enc.mul_(scale_in)
+        self.W_dec.div_(scale_out)
+        self.b_dec.div_(scale_out)
+        if self.W_skip is not None:
+            self.W_skip.mul_(scale_in / scale_out)
+        if self.config.scale_by_decoder_norm:
+            self.activation.rescale_scores_(1 / scale_out)
+
+    def config_dict(self) -> dict[str, Any]:
+        """Wiring and function as a recipe's plain table."""
+        return {"wiring": self.config.to_dict(), "function": self.activation.config.to_dict()}

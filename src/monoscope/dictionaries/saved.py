@@ -1,0 +1,106 @@
+"""A dictionary on disk: a directory with ``config.toml`` and ``weights.safetensors``.
+
+Weights have their canonical names and orientation, ``W_enc [d, F]`` and ``W_dec [F, d]``, row-major, in the units of
+the raw site: the activation scale is folded in, and the activation function is the one inference uses. ``config.toml``
+holds what rebuilds the dictionary, and where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from torch import Tensor
+
+import monoscope
+from monoscope.core.config import read_toml
+from monoscope.core.errors import ConfigError, DataError
+from monoscope.core.io import output_directory, read_tensors, write_tensors, write_text
+from monoscope.core.site import Site
+from monoscope.dictionaries.base import ActivationFunction, Dictionary, Wiring
+
+CONFIG, WEIGHTS = "config.toml", "weights.safetensors"
+SCHEMA, VERSION = "monoscope.dictionary", 1
+FILES = (CONFIG, WEIGHTS)
+
+
+def save(dictionary: Dictionary, path: Path, *, force: bool = False) -> None:
+    """Write a dictionary as a new directory. Raises OutputError if something stands there, unless ``force``."""
+    with output_directory(path, force=force) as partial:
+        write_files(dictionary, partial)
+
+
+def write_files(dictionary: Dictionary, directory: Path) -> None:
+    """Write the two files into an existing directory; the config comes last, and marks them complete."""
+    frozen = dictionary.frozen()
+    widths = {str(site): width for site, width in frozen.widths.items()}
+    table: dict[str, Any] = {
+        "schema": SCHEMA,
+        "schema_version": VERSION,
+        "generator": f"monoscope {monoscope.__version__}",
+        "reads": [str(site) for site in frozen.reads],
+        "writes": [str(site) for site in frozen.writes],
+        "widths": widths,
+        **frozen.config_dict(),
+    }
+    if frozen.acts_scale is not None:
+        table["acts_scale"] = frozen.acts_scale
+    if frozen.provenance:
+        table["provenance"] = frozen.provenance
+    write_tensors(directory / WEIGHTS, frozen.state_dict())
+    write_text(directory / CONFIG, tomli_w.dumps(table))
+
+
+def load(path: Path | str) -> Dictionary:
+    """The dictionary of a directory, ready for inference. Raises DataError or ConfigError for anything incomplete."""
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"no dictionary at {path}: a directory with {CONFIG} and {WEIGHTS} is expected")
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if missing:
+        found = ", ".join(sorted(os.listdir(path))[:10]) or "nothing"
+        raise DataError(f"{path} is not a dictionary: {' and '.join(missing)} missing, found {found}")
+    table = read_toml(path / CONFIG)
+    if table.get("schema") != SCHEMA:
+        raise DataError(f"{path / CONFIG} has schema {table.get('schema')!r}, not {SCHEMA!r}")
+    if table["schema_version"] > VERSION:
+        raise DataError(
+            f"{path} has version {table['schema_version']} of {SCHEMA}, and this monoscope reads up to {VERSION}; "
+            f"it was written by {table.get('generator')}"
+        )
+    try:
+        dictionary = _build(table)
+    except KeyError as error:
+        raise ConfigError(f"{path / CONFIG} lacks {error.args[0]!r}") from None
+    _fill(dictionary, read_tensors(path / WEIGHTS), path / WEIGHTS)
+    return dictionary.eval().requires_grad_(False)
+
+
+def _build(table: dict[str, Any]) -> Dictionary:
+    import monoscope.dictionaries.recipe  # noqa: F401  (makes the kinds known)
+
+    reads, writes = (tuple(map(Site.parse, table[key])) for key in ("reads", "writes"))
+    widths = {Site.parse(name): width for name, width in table["widths"].items()}
+    wiring = Wiring.from_dict(table["wiring"])
+    function = ActivationFunction.Config.from_dict(table["function"])
+    dictionary = wiring.build(function, reads, writes, widths)
+    dictionary.acts_scale = table.get("acts_scale")
+    dictionary.provenance = table.get("provenance", {})
+    return dictionary
+
+
+def _fill(dictionary: Dictionary, tensors: dict[str, Tensor], path: Path) -> None:
+    expected = dictionary.state_dict()
+    if unknown := sorted(tensors.keys() - expected.keys()):
+        raise DataError(f"{path} holds {', '.join(unknown)}, which this dictionary does not have")
+    if absent := sorted(expected.keys() - tensors.keys()):
+        raise DataError(f"{path} lacks {', '.join(absent)}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise DataError(f"{name} in {path} is {list(tensor.shape)}, expected {list(expected[name].shape)}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            expected[name].copy_(tensor)  # in place: the memory layout of the parameters stays

@@ -1,0 +1,89 @@
+"""TopK, and AuxK, which revives its dead features.
+
+    keep = the k largest scores of the token        acts = max(pre, 0) * keep
+
+    AuxK:  e = target - recon, held fixed           e_hat = the k_aux largest dead features' reconstruction, no b_dec
+           value = sum ||e - e_hat||^2 / sum ||e - mean(e)||^2
+
+Source: Gao et al. 2024 (arXiv:2406.04093), section 2.3 and appendix A.2. Shapes: N tokens, F features, d width.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from monoscope import ops
+from monoscope.core.acts import Acts
+from monoscope.core.errors import ConfigError
+from monoscope.dictionaries.base import ActivationFunction, Step
+from monoscope.dictionaries.objective import Term, total_variance
+
+
+class TopK(ActivationFunction):
+    """The k largest scores of each token survive, if positive."""
+
+    class Config(ActivationFunction.Config):
+        """Settings of TopK."""
+
+        kind: Literal["topk"] = "topk"
+        k: int = Field(default=64, ge=1, description="features kept per token")
+
+        def build(self, n_features: int) -> TopK:
+            """The function for a number of features."""
+            if self.k > n_features:
+                raise ConfigError(f"k is {self.k}, more than the dictionary's {n_features} features")
+            return TopK(self)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config, self.k = config, config.k
+
+    @property
+    def selection(self) -> ops.TopKPerToken:
+        """The k largest scores of each token."""
+        return ops.TopKPerToken(self.k)
+
+    def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, " F"] | None = None) -> Acts:
+        """Feature activations, in the sparse layout."""
+        score = pre.detach() if norm is None else pre.detach() * norm
+        indices = score.topk(self.k, dim=-1, sorted=False).indices
+        return Acts(pre.gather(-1, indices).relu(), pre.shape[-1], indices)
+
+    def frozen(self) -> Self:
+        """Itself."""
+        return self
+
+
+class AuxK(Term):
+    """Dead features learn to reconstruct what the live ones leave out.
+
+    Normalized by the variance of what is left out, so its weight is relative to an FVU reconstruction term. Gradients
+    reach W_enc, b_enc and W_dec of the selected dead features, and nothing else.
+    """
+
+    beside: ClassVar[str | None] = "fvu"
+    kind: Literal["auxk"] = "auxk"
+    weight: float = Field(default=1 / 32, ge=0)
+    k_aux: int | None = Field(default=None, ge=1, description="None: the power of two nearest below d / 2")
+
+    def value(self, step: Step) -> Float[Tensor, ""]:
+        """The term for one step; 0 while no feature is dead."""
+        zero = step.recon.new_zeros(())
+        if step.is_dead is None:
+            return zero
+        dead = step.is_dead.nonzero().squeeze(1)
+        if len(dead) == 0:
+            return zero
+        width = step.target.shape[-1]
+        k_aux = min(len(dead), self.k_aux or 2 ** max(0, (width // 2).bit_length() - 1))
+        pre, decoder = step.dictionary.part(step.x, dead)
+        values, chosen = pre.topk(k_aux, dim=-1, sorted=False)
+        error = step.error.detach()
+        revived = ops.decode(Acts(values.relu(), len(dead), chosen), decoder)
+        ratio = (error - revived).pow(2).sum() / total_variance(error)
+        return torch.where(ratio.isfinite(), ratio, zero)

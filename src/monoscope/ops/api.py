@@ -1,0 +1,56 @@
+"""The ops, each sent to the fastest path that is right for its input."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monoscope.core.acts import Acts
+from monoscope.ops import cpu, reference
+from monoscope.ops.selection import Selection
+
+
+def _fast(*tensors: Tensor | None) -> bool:
+    return all(t is None or (t.device.type == "cpu" and t.dtype == torch.float32) for t in tensors)
+
+
+def encode(
+    x: Float[Tensor, "*batch d"],
+    W_enc: Float[Tensor, "d F"],
+    b_enc: Float[Tensor, " F"],
+    selection: Selection,
+    *,
+    center: Float[Tensor, " d"] | None = None,
+    norm: Float[Tensor, " F"] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Acts:
+    """Rectified pre-activations of the entries that survive a selection; see ``reference.encode``.
+
+    ``dtype`` narrower than the input's selects in that precision and computes the selected values exactly. ``W_enc``
+    is read fastest when stored feature by feature, that is when ``W_enc.T`` is contiguous.
+    """
+    flat, n_features = x.reshape(-1, x.shape[-1]), W_enc.shape[1]
+    if not _fast(flat, W_enc, b_enc, center, norm):
+        dense = reference.encode(flat, W_enc, b_enc, selection, center=center, norm=norm)
+        return Acts(dense.view(*x.shape[:-1], n_features), n_features)
+    values, indices = cpu.encode(flat, W_enc, b_enc, selection, center, norm, dtype or x.dtype)
+    shape = (*x.shape[:-1], values.shape[-1])
+    return Acts(values.view(shape), n_features, indices.view(shape))
+
+
+def decode(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]:
+    """Sum of decoder rows, weighted by activations: ``out = sum_f acts[f] W_dec[f]``."""
+    if acts.indices is None:
+        return acts.values @ W_dec
+    values, indices = (t.reshape(-1, t.shape[-1]) for t in (acts.values, acts.indices))
+    if _fast(values, W_dec):
+        out = cpu.SparseDecode.apply(values, indices, W_dec.contiguous())
+    else:
+        out = reference.sparse_decode(values, indices, W_dec)
+    return out.view(*acts.values.shape[:-1], W_dec.shape[1])
+
+
+def kth_largest(scores: Float[Tensor, "*any"], k: int) -> Float[Tensor, ""]:
+    """The k-th largest entry of a whole tensor, counting from 1."""
+    return cpu.kth_largest(scores, k) if scores.device.type == "cpu" else reference.kth_largest(scores, k)
