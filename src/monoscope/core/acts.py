@@ -50,14 +50,14 @@ class Acts:
         """Which features fire on at least one token of the batch."""
         on = self.values != 0
         if self.indices is None:
-            return on.flatten(0, -2).any(0)
+            return on.reshape(-1, self.n_features).any(0)
         out = torch.zeros(self.n_features, dtype=torch.bool, device=on.device)
         out[self.indices[on].long()] = True
         return out
 
     def prefix(self, m: int) -> Acts:
         """The first ``m`` features alone."""
-        assert 0 <= m <= self.n_features, f"a prefix of {m} of {self.n_features} features"
+        assert 1 <= m <= self.n_features, f"a prefix of {m} of {self.n_features} features"
         if self.indices is None:
             return Acts(self.values[..., :m], m)
         keep = self.indices < m

@@ -53,8 +53,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     with atomic_path(path) as partial:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        partial.touch()
+        mode = partial.stat().st_mode  # save_file puts a file in its place that its owner alone may read
         try:
             save_file(plain, partial, dict(metadata or {}))
+            partial.chmod(mode)
         except SafetensorError as error:
             if "No space left" in str(error) or "os error 28" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None

@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 
+@runtime_checkable
 class Bar(Protocol):
     """One running task."""
 
@@ -27,6 +28,7 @@ class Bar(Protocol):
         ...
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Where progress goes."""
 
