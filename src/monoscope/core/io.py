@@ -107,15 +107,21 @@ def output_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             yield partial
-            if path.exists():
-                replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
-                os.replace(path, replaced)
-                os.replace(partial, path)
-                remove(replaced)
-            else:
-                os.replace(partial, path)
+            replace_directory(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_directory(complete: Path, path: Path) -> None:
+    """Move a complete directory to ``path``, on the same disk; what stands there is removed afterwards."""
+    with writing(path):
+        if not path.exists():
+            os.replace(complete, path)
+            return
+        replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
+        os.replace(path, replaced)
+        os.replace(complete, path)
+        remove(replaced)
 
 
 def refuse_existing(path: Path, *, force: bool = False) -> None:

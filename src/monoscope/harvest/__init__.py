@@ -1,0 +1,40 @@
+"""Activations as a stream: text becomes token windows, a model reads them, and what it thinks can be kept.
+
+windows = StandardLibrary(split="train").windows(lm, context=256)
+source = shuffle(live(lm, windows.shuffled(seed=0), ["2.resid_post"]), seed=0)
+store = harvest(live(lm, windows, ["2.resid_post"]), "activations")
+"""
+
+from __future__ import annotations
+
+from monoscope.harvest.array import from_array
+from monoscope.harvest.live import SkipPolicy, live
+from monoscope.harvest.pack import TokenWindows
+from monoscope.harvest.shuffle import shuffle
+from monoscope.harvest.source import ActivationSource, repeat
+from monoscope.harvest.store import ActivationStore
+from monoscope.harvest.synthetic import SyntheticSource, World, orthogonal_world, superposition_world, synthetic
+from monoscope.harvest.text import Datasets, Files, Sampled, StandardLibrary, TextSource
+from monoscope.harvest.writer import harvest
+
+__all__ = [
+    "ActivationSource",
+    "ActivationStore",
+    "Datasets",
+    "Files",
+    "Sampled",
+    "SkipPolicy",
+    "StandardLibrary",
+    "SyntheticSource",
+    "TextSource",
+    "TokenWindows",
+    "World",
+    "from_array",
+    "harvest",
+    "live",
+    "orthogonal_world",
+    "repeat",
+    "shuffle",
+    "superposition_world",
+    "synthetic",
+]

@@ -1,0 +1,187 @@
+"""Activations read from a language model as it runs, and the policy that says which tokens count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from monoscope.core.batch import ActivationBatch
+from monoscope.core.config import Config
+from monoscope.core.errors import DataError, MismatchError, ModelError
+from monoscope.core.site import Site
+from monoscope.harvest.pack import TokenWindows
+from monoscope.harvest.source import ActivationSource, check_same, dtype_name, first_not_finite
+from monoscope.models.language_model import LanguageModel
+
+REASONS: tuple[str, ...] = ("padding", "special", "position", "norm")
+
+
+class SkipPolicy(Config):
+    """Which tokens do not count. Padding never does; a token is counted under the first reason that applies.
+
+    Norms are compared with the median over the tokens of the same batch that are left by then, so that what is skipped
+    does not depend on where reading began.
+    """
+
+    special: bool = Field(default=True, description="skip the tokenizer's special tokens")
+    first: int = Field(default=1, ge=0, description="skip the first positions of a window, where attention sinks sit")
+    norm: float | None = Field(
+        default=None, gt=1, description="skip tokens with a norm above this many medians, at any site"
+    )
+
+
+class LiveSource(ActivationSource):
+    """A language model reading windows of text. See ``live``."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        windows: TokenWindows,
+        sites: Sequence[Site | str],
+        *,
+        windows_per_batch: int,
+        skip: SkipPolicy,
+        dtype: torch.dtype,
+    ) -> None:
+        assert sites, "name at least one site to read"
+        assert windows_per_batch >= 1, f"a batch holds at least one window, found {windows_per_batch}"
+        self.lm, self.windows, self.skip, self.dtype = lm, windows, skip, dtype
+        self.windows_per_batch = windows_per_batch
+        self.sites = tuple(dict.fromkeys(lm.resolve(site) for site in sites))
+        _check_fits(lm, windows)
+        self.widths = {site: lm.width(site) for site in self.sites}
+        special = lm.tokenizer.all_special_ids if lm.tokenizer is not None else [lm.bos_token_id]
+        self._special = torch.tensor([token for token in special if token is not None], dtype=torch.int32)
+        # Skipping by norm needs the activations, so only then the count is not known beforehand.
+        self.n_tokens = None if skip.norm is not None else self._count()
+        self._window = 0
+        self._excluded: dict[str, int] = dict.fromkeys(REASONS, 0)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Provenance: the model, the text, the policy, and the tokens skipped so far."""
+        return self._fixed | {"excluded": dict(self._excluded)}
+
+    @cached_property
+    def _fixed(self) -> dict[str, Any]:
+        return {
+            "kind": "live",
+            "model": {"name": self.lm.name, "fingerprint": self.lm.fingerprint()},
+            **self.windows.info,
+            "windows": {"n": len(self.windows), "fingerprint": self.windows.fingerprint},
+            "skip": self.skip.to_dict(),
+            "dtype": dtype_name(self.dtype),
+        }
+
+    def __iter__(self) -> Iterator[ActivationBatch]:
+        """Batches of ``windows_per_batch`` windows; the last of a pass may be smaller."""
+        while self._window < len(self.windows):
+            if self._window == 0:
+                self._excluded = dict.fromkeys(REASONS, 0)
+            batch = self._read(self._window, self.windows[self._window : self._window + self.windows_per_batch])
+            self._window += self.windows_per_batch
+            yield batch
+        self._window = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the next window, and what was skipped before it."""
+        return {"windows": self.windows.fingerprint, "window": self._window, "excluded": dict(self._excluded)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Move to a position."""
+        check_same(state, windows=self.windows.fingerprint)
+        self._window, self._excluded = state["window"], dict(state["excluded"])
+
+    def _read(self, number: int, windows: TokenWindows) -> ActivationBatch:
+        device = self.lm.device
+        tokens = windows.tokens.to(device)
+        mask = None if bool(windows.mask.all()) else windows.mask.to(device)
+        read = self.lm.read(tokens.long(), self.sites, mask)
+        activations = {site: read[site].to(self.dtype) for site in self.sites}
+        counts, excluded = self._by_text(windows)
+        counts = counts.to(device)
+        for site, x in activations.items():
+            if bad := first_not_finite(x, counts):
+                raise DataError(
+                    f"activations at {site} are NaN or infinite in {dtype_name(self.dtype)}: window {number + bad[0]}, "
+                    f"position {bad[1]}; load the model in float32 or bfloat16, or leave this text out"
+                )
+        if self.skip.norm is not None:
+            extreme = torch.stack([_extreme(x, counts, self.skip.norm) for x in activations.values()]).any(0)
+            excluded["norm"] = int(extreme.sum())
+            counts &= ~extreme
+        for reason, n in excluded.items():
+            self._excluded[reason] += n
+        positions = torch.arange(windows.context, dtype=torch.int32, device=device).repeat(len(windows), 1)
+        return ActivationBatch(activations, tokens, counts, positions, windows.documents.to(device))
+
+    def _by_text(self, windows: TokenWindows) -> tuple[Bool[Tensor, "n context"], dict[str, int]]:
+        """Which tokens count as far as the text decides it, and how many do not, by reason."""
+        skipped = {"padding": ~windows.mask}
+        if self.skip.special:
+            skipped["special"] = torch.isin(windows.tokens, self._special)
+        if self.skip.first:
+            skipped["position"] = (torch.arange(windows.context) < self.skip.first).expand_as(windows.mask)
+        counts, excluded = torch.ones_like(windows.mask), {}
+        for reason, mask in skipped.items():
+            excluded[reason] = int((mask & counts).sum())
+            counts &= ~mask
+        return counts, excluded
+
+    def _count(self, at_once: int = 4096) -> int:
+        parts = (self.windows[first : first + at_once] for first in range(0, len(self.windows), at_once))
+        return sum(int(self._by_text(part)[0].sum()) for part in parts)
+
+
+def _check_fits(lm: LanguageModel, windows: TokenWindows) -> None:
+    if not len(windows):
+        raise DataError("there are no token windows to read")
+    try:
+        longest = lm.context_length
+    except ModelError:  # a model without a limit of its own, such as one with ALiBi
+        longest = windows.context
+    if windows.context > longest:
+        raise MismatchError(f"windows of {windows.context} tokens do not fit {lm.name}, which reads {longest}")
+    if (highest := int(windows.tokens.max())) >= lm.vocab_size:
+        raise MismatchError(
+            f"token {highest} is not in the vocabulary of {lm.name}, which has {lm.vocab_size}; tokenize the text with "
+            "the model's own tokenizer"
+        )
+    if lm.tokenizer is not None:
+        windows.check_tokenizer(lm.tokenizer)
+
+
+def _extreme(
+    x: Float[Tensor, "n context d"], counts: Bool[Tensor, "n context"], ratio: float
+) -> Bool[Tensor, "n context"]:
+    norms = x.float().norm(dim=-1)
+    if not counts.any():
+        return torch.zeros_like(counts)
+    return (norms > ratio * norms[counts].median()) & counts
+
+
+SKIP = SkipPolicy()
+
+
+def live(
+    lm: LanguageModel,
+    windows: TokenWindows,
+    sites: Sequence[Site | str],
+    *,
+    windows_per_batch: int = 16,
+    skip: SkipPolicy = SKIP,
+    dtype: torch.dtype = torch.float32,
+) -> ActivationSource:
+    """Activations of a model at ``sites`` while it reads token windows, ``[window, pos, d]`` in ``dtype``.
+
+    One forward pass for all sites, stopped after the last of them. ``batch.mask`` is True for the tokens that count.
+    Raises SiteError for a site the model lacks, MismatchError for windows that do not fit the model, and DataError for
+    activations that are not finite.
+    """
+    return LiveSource(lm, windows, sites, windows_per_batch=windows_per_batch, skip=skip, dtype=dtype)
