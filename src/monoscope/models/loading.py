@@ -1,0 +1,170 @@
+"""Loading a model from a directory or the Hugging Face hub, and saying what is wrong where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from monoscope.core.errors import ModelError
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
+HELP = "give a directory with config.json and model.safetensors, or a Hugging Face id such as 'EleutherAI/pythia-70m'"
+
+
+def load(
+    path_or_id: str | os.PathLike[str], *, dtype: torch.dtype, trust_remote_code: bool, revision: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Model and tokenizer; None for a tokenizer where there is none. Raises ModelError."""
+    source = os.fspath(path_or_id)
+    path = Path(source).expanduser()
+    is_local = path.exists() or _looks_like_path(source)
+    if is_local:
+        check_directory(path)
+        source = str(path)
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
+    with _quiet(), _explained(source, is_local=is_local):
+        config = AutoConfig.from_pretrained(source, **common)
+        model, info = model_class(config).from_pretrained(
+            source, dtype=dtype, output_loading_info=True, weights_only=True, **common
+        )
+        tokenizer = _tokenizer(source, model, is_local=is_local, common=common)
+    if missing := sorted(info["missing_keys"]):
+        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ModelError(
+            f"the weights in {source} lack {len(missing)} tensors that {type(model).__name__} needs ({some}); "
+            "they would be random. Copy or download the checkpoint again, or correct 'architectures' in config.json"
+        )
+    return model, tokenizer
+
+
+def model_class(config: transformers.PreTrainedConfig) -> Any:
+    """The class a checkpoint was saved from, so that no head is invented and none is lost."""
+    if config.model_type in ("clip", "clip_vision_model"):
+        return transformers.CLIPVisionModel
+    name = (config.architectures or [""])[0].replace("BertForPreTraining", "BertForMaskedLM")
+    known = getattr(transformers, name, None) if name else None
+    if known is not None:
+        return known
+    remote = getattr(config, "auto_map", {})
+    is_causal = "AutoModelForCausalLM" in remote or type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForCausalLM if is_causal else AutoModel
+
+
+def check_directory(path: Path) -> None:
+    """Raises ModelError, saying what was found, unless a directory holds a config and whole weights."""
+    if not path.exists():
+        raise ModelError(f"there is nothing at {path}; {HELP}")
+    if not path.is_dir():
+        raise ModelError(f"{path} is a file; give the directory that holds config.json and model.safetensors")
+    if not (path / "config.json").is_file():
+        inside = [child.name for child in sorted(path.iterdir()) if (child / "config.json").is_file()]
+        hint = f"did you mean {path / inside[0]}?" if inside else HELP
+        raise ModelError(f"{path} is not a model: it has no config.json ({_contents(path)}); {hint}")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path / 'config.json'} is not JSON: {error}") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"{path / 'config.json'} names no model_type, so it is not a Hugging Face model's; {HELP}")
+    for file in _weight_files(path):
+        _check_weights(file)
+
+
+def _weight_files(path: Path) -> list[Path]:
+    for name in WEIGHTS:
+        if (path / name).is_file():
+            return [path / name]
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError):
+                raise ModelError(f"{index} is not an index of weights; copy or download the model again") from None
+            absent = [shard for shard in shards if not (path / shard).is_file()]
+            if absent:
+                names = ", ".join(absent[:3])
+                raise ModelError(f"{path} lacks {len(absent)} of {len(shards)} files of weights: {names}")
+            return [path / shard for shard in shards]
+    raise ModelError(f"{path} has a config.json but no weights ({_contents(path)}); it needs model.safetensors")
+
+
+def _check_weights(file: Path) -> None:
+    if file.suffix != ".safetensors":
+        return
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except SafetensorError as error:
+        size = file.stat().st_size
+        raise ModelError(
+            f"{file} is not a whole safetensors file ({size:,} bytes: {error}); copy or download it again"
+        ) from None
+
+
+def _tokenizer(
+    source: str, model: PreTrainedModel, *, is_local: bool, common: dict[str, Any]
+) -> PreTrainedTokenizerBase | None:
+    if model.main_input_name != "input_ids":
+        return None
+    if is_local and not any((Path(source) / name).is_file() for name in TOKENIZER):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(source, **common)
+    except (OSError, ValueError, KeyError):
+        if is_local:
+            raise
+        return None
+
+
+def _looks_like_path(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1 or not source
+
+
+def _contents(path: Path) -> str:
+    names = sorted(child.name for child in path.iterdir())
+    if not names:
+        return "the directory is empty"
+    more = f", and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"found {', '.join(names[:5])}{more}"
+
+
+@contextmanager
+def _explained(source: str, *, is_local: bool) -> Iterator[None]:
+    """Turns what transformers raises about a source into a ModelError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        found = " ".join(str(error).split())
+        if "trust_remote_code" in found:
+            raise ModelError(
+                f"{source} comes with code of its own; read it, and if you trust it pass trust_remote_code=True"
+            ) from error
+        if is_local or not isinstance(error, OSError):
+            raise ModelError(f"cannot load {source}: {found}") from error
+        raise ModelError(f"{source!r} is no directory here, and could not be fetched: {found}; {HELP}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from reporting on its loading; what matters of it becomes an error."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
