@@ -1,0 +1,54 @@
+"""Training: how a recipe is trained, as configuration."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from monoscope.core.config import Config
+from monoscope.core.schedule import Schedule, Span, Trapezoid
+from monoscope.training.optim import Adam, Optimizer
+
+MOST_DEAD_AFTER = 10_000_000
+
+
+class Training(Config):
+    """How long, on what batches, by which optimizer, and how often to write things down."""
+
+    tokens: int = Field(default=10_000_000, ge=1, description="tokens to train on, repeats counted")
+    batch_tokens: int = Field(default=4096, ge=2)
+    shuffle_tokens: int = Field(default=2**18, ge=1, description="tokens held to shuffle sequences")
+    seed: int = Field(default=0, ge=0)
+    optimizer: Optimizer = Adam()
+    schedules: dict[str, Schedule] = Field(default_factory=lambda: {"optimizer.lr": Trapezoid()})
+    clip: float = Field(default=1.0, ge=0, description="largest global norm of the gradient; 0: any")
+    dead_after: Span | None = Field(
+        default=None, description="a feature silent for so long is dead; None: a tenth of the run, at most 10M tokens"
+    )
+    encode_dtype: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="precision that selects features; their values are exact in either"
+    )
+    log_every: int = Field(default=10, ge=1, description="steps between rows of the log")
+    checkpoint_every: float = Field(default=300.0, ge=0, description="seconds between checkpoints")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        for name in self.schedules:
+            parts = name.split(".")
+            is_term = len(parts) == 3 and parts[0] == "terms" and parts[2] == "weight"
+            if name not in ("optimizer.lr", "function.k") and not is_term:
+                raise ValueError(f"cannot schedule {name!r}; known: optimizer.lr, function.k, terms.NAME.weight")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return -(-self.tokens // self.batch_tokens)
+
+    @property
+    def dead_after_tokens(self) -> int:
+        """``dead_after`` in tokens."""
+        if self.dead_after is None:
+            return min(MOST_DEAD_AFTER, self.tokens // 10)
+        return self.dead_after if isinstance(self.dead_after, int) else round(self.dead_after * self.tokens)

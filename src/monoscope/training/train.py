@@ -1,0 +1,234 @@
+"""``train``: from a recipe and activations to dictionaries ready for use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monoscope.core.config import Config
+from monoscope.core.errors import ConfigError, DataError, MismatchError, nearest
+from monoscope.core.io import owned, refuse_existing, remove, write_text
+from monoscope.core.site import Site
+from monoscope.dictionaries.base import Dictionary
+from monoscope.dictionaries.initialize import initialize_
+from monoscope.dictionaries.normalize import estimate_scales
+from monoscope.dictionaries.recipe import Recipe
+from monoscope.dictionaries.saved import FILES, load, write_files
+from monoscope.harvest import ActivationStore, from_array, repeat, shuffle
+from monoscope.harvest.source import ActivationSource
+from monoscope.training.checkpoint import CHECKPOINT, check_same_config, load_checkpoint
+from monoscope.training.run import Run
+from monoscope.training.settings import Training
+from monoscope.training.trainer import checkpoint, fit
+
+SCALE_TOKENS = 50_000  # the relative error of a mean norm over these is near 1e-3
+CONFIG = "training.toml"
+
+RecipeLike = Recipe | Mapping[str, Any] | str | Path
+SourceLike = ActivationSource | str | Path | Tensor | np.ndarray
+
+
+class TrainedWith(Config):
+    """What is saved beside a run, and compared when it is resumed."""
+
+    reads: tuple[Site, ...]
+    writes: tuple[Site, ...]
+    recipes: dict[str, Recipe]
+    training: dict[str, Training]
+
+
+def train(
+    recipe: RecipeLike | Sequence[RecipeLike],
+    source: SourceLike,
+    *,
+    reads: Sequence[Site | str] | None = None,
+    writes: Sequence[Site | str] | None = None,
+    training: Training | Sequence[Training] | None = None,
+    names: Sequence[str] | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    force: bool = False,
+    **settings: Any,
+) -> Dictionary | list[Dictionary]:
+    """The dictionary of a recipe, trained on activations; or several, in one pass, for a list of recipes.
+
+    recipe: a Recipe, a table like the TOML's ``[recipe]``, or the path of a TOML file that holds one
+    source: an ActivationSource, the path of a store, or an array ``[n, d]``; repeated as often as needed
+    reads, writes: sites; by default the source's only one, and what is read
+    training: how; ``settings`` such as ``tokens=600_000, seed=0`` change single keys of it
+    out: a directory for config, weights, log and checkpoints; several recipes each get a directory inside, by name.
+        With ``resume`` an interrupted run continues to the same weights, with ``force`` what stands there is replaced.
+
+    Raises ConfigError, DataError, MismatchError or OutputError, saying what was found and what would be right.
+    """
+    several = isinstance(recipe, Sequence) and not isinstance(recipe, str)
+    recipes = [_recipe(item) for item in (recipe if several else [recipe])]
+    each = list(training) if isinstance(training, Sequence) else [training or Training()] * len(recipes)
+    each = [Training.from_dict(item.to_dict() | settings) for item in each]
+    _check_one_pass(each, len(recipes))
+    labels = list(names or (map(str, range(len(recipes))) if several else [""]))
+    activations = _source(source, each[0])
+    read = tuple(map(Site.parse, reads)) if reads else _only_site(activations)
+    written = tuple(map(Site.parse, writes)) if writes else read
+    _check_sites(activations, {*read, *written})
+    config = TrainedWith(
+        reads=read,
+        writes=written,
+        recipes=dict(zip(labels, recipes, strict=True)),
+        training=dict(zip(labels, each, strict=True)),
+    )
+    directory = None if out is None else Path(out)
+    with ExitStack() as stack:
+        if directory is not None:
+            _open_output(directory, stack, resume=resume, force=force)
+            if resume and all(_is_complete(directory / label) for label in labels):
+                done = [load(directory / label) for label in labels]
+                return done if several else done[0]
+        runs, stream, start = _prepare(config, activations, directory, resume=resume)
+        began = time.monotonic()
+        fit(runs, stream, start=start, config=config.to_dict(), out=directory)
+        finished = [_finish(run, stream, directory, time.monotonic() - began) for run in runs]
+        if directory is not None:
+            remove(directory / CHECKPOINT)
+    return finished if several else finished[0]
+
+
+def _recipe(value: RecipeLike) -> Recipe:
+    if isinstance(value, Recipe):
+        return value
+    if isinstance(value, Mapping):
+        return Recipe.from_dict(value)
+    from monoscope.core.config import read_toml
+
+    table = read_toml(value)
+    return Recipe.from_dict(table.get("recipe", table))
+
+
+def _source(value: SourceLike, training: Training) -> ActivationSource:
+    if isinstance(value, ActivationSource):
+        return value
+    if isinstance(value, (str, Path)):
+        return ActivationStore(Path(value))
+    return from_array(value, seed=training.seed, batch_tokens=training.batch_tokens)
+
+
+def _only_site(source: ActivationSource) -> tuple[Site, ...]:
+    if len(source.sites) != 1:
+        raise ConfigError(f"the source has {len(source.sites)} sites ({', '.join(map(str, source.sites))}): name reads")
+    return source.sites
+
+
+def _check_sites(source: ActivationSource, needed: set[Site]) -> None:
+    for site in needed:
+        if site not in source.sites:
+            raise MismatchError(f"the source has no activations at {site}; {nearest(str(site), map(str, source.sites))}")
+
+
+def _check_one_pass(each: Sequence[Training], n_recipes: int) -> None:
+    if len(each) != n_recipes:
+        raise ConfigError(f"found {len(each)} training settings for {n_recipes} recipes; give one, or one for each")
+    for key in ("tokens", "batch_tokens", "shuffle_tokens", "seed", "log_every", "checkpoint_every"):
+        found = sorted({getattr(item, key) for item in each})
+        if len(found) > 1:
+            raise ConfigError(f"dictionaries trained in one pass share {key}; found {found}")
+
+
+def _open_output(directory: Path, stack: ExitStack, *, resume: bool, force: bool) -> None:
+    if not resume:
+        refuse_existing(directory, force=force)
+    stack.enter_context(owned(directory))
+    if force and not resume:
+        for entry in directory.iterdir():
+            if entry.name != ".lock":
+                remove(entry)
+
+
+def _is_complete(directory: Path) -> bool:
+    return all((directory / name).is_file() for name in FILES)
+
+
+def _prepare(
+    config: TrainedWith, source: ActivationSource, out: Path | None, *, resume: bool
+) -> tuple[list[Run], ActivationSource, int]:
+    """Runs ready to train, the stream they train on, and the step to start from."""
+    first = next(iter(config.training.values()))
+    state = None
+    if resume and out is not None:
+        state = load_checkpoint(out)
+        check_same_config(state["config"], config.to_dict())
+    sample, is_flat = _sample(source, {*config.reads, *config.writes})
+    stream = repeat(source)
+    if not is_flat:
+        stream = shuffle(stream, first.shuffle_tokens, first.seed, batch_tokens=first.batch_tokens)
+    runs = [_start(name, recipe, config, sample) for name, recipe in config.recipes.items()]
+    start = 0
+    if state is not None:
+        stream.load_state_dict(state["source"])
+        for run, saved in zip(runs, state["runs"], strict=True):
+            run.load_state_dict(saved)
+        start = state["step"]
+    elif out is not None:
+        for run in runs:
+            (out / run.name).mkdir(exist_ok=True)
+        write_text(out / CONFIG, config.to_toml())
+        checkpoint(out, runs, stream, 0, config.to_dict())
+    return runs, stream, start
+
+
+def _sample(source: ActivationSource, sites: set[Site]) -> tuple[dict[Site, Tensor], bool]:
+    """Activations from the source's beginning, for scales and initialization; its position is then what it was."""
+    position = source.state_dict()
+    parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    n_tokens, is_flat = 0, True
+    for batch in islice(source, 0, None):
+        is_flat = next(iter(batch.activations.values())).ndim == 2
+        flat = batch.flat()
+        for site in sites:
+            parts[site].append(flat.activations[site].float())
+        n_tokens += flat.n_tokens
+        if n_tokens >= SCALE_TOKENS:
+            break
+    source.load_state_dict(position)
+    if n_tokens == 0:
+        raise DataError("the source holds no activations that count")
+    return {site: torch.cat(pieces)[:SCALE_TOKENS] for site, pieces in parts.items()}, is_flat
+
+
+def _start(name: str, recipe: Recipe, config: TrainedWith, sample: Mapping[Site, Tensor]) -> Run:
+    training = config.training[name]
+    widths = {site: x.shape[1] for site, x in sample.items()}
+    dictionary = recipe.build(config.reads, config.writes, widths).train()
+    scales = estimate_scales(sample, recipe.normalize)
+    x, target = (sample[sites[0]] * scales[sites[0]].value for sites in (config.reads, config.writes))
+    initialize_(dictionary, recipe.initialize, x, target, torch.Generator().manual_seed(training.seed))
+    return Run(name, recipe, training, dictionary, scales)
+
+
+def _finish(run: Run, source: ActivationSource, out: Path | None, seconds: float) -> Dictionary:
+    done = run.finished()
+    done.provenance = {
+        "trained_as": run.recipe.to_dict(),
+        "training": run.settings.to_dict(),
+        "source": _without_none(source.info),
+        "scales": {str(site): [scale.value, scale.relative_error] for site, scale in run.scales.items()},
+        "seconds": round(seconds, 1),
+    }
+    if out is not None:
+        write_files(done, out / run.name)
+    return done
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_none(item) for item in value if item is not None]
+    return value

@@ -1,0 +1,113 @@
+"""The loop. Trains any number of dictionaries in one pass over the activations, since reading them is the cost."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import Any
+
+import torch
+
+from monoscope.core.batch import ActivationBatch
+from monoscope.core.errors import DataError
+from monoscope.core.progress import progress
+from monoscope.harvest.source import ActivationSource
+from monoscope.training.checkpoint import save_checkpoint
+from monoscope.training.log import Log
+from monoscope.training.run import Run
+
+
+def fit(
+    runs: Sequence[Run], source: ActivationSource, *, start: int, config: dict[str, Any], out: Path | None
+) -> None:
+    """Train every run from step ``start`` to its end, on flat batches of the source.
+
+    Writes a row per run to its log every ``log_every`` steps, and with ``out`` a checkpoint every
+    ``checkpoint_every`` seconds and when interrupted. Raises KeyboardInterrupt after SIGINT or SIGTERM, once the
+    checkpoint is written, and DataError for activations or a loss that are not finite.
+    """
+    settings = runs[0].settings
+    logs = [Log(_directory(out, run), after_step=start) for run in runs]
+    clock, logged = time.monotonic(), (time.monotonic(), start)
+    with _interruptible() as interrupted, progress("train", settings.tokens) as bar:
+        bar.advance(start * settings.batch_tokens)
+        step = start
+        for batch in _until(source, settings.steps - start):
+            _check_finite(batch, step)
+            step += 1
+            is_logged = step % settings.log_every == 0 or step == settings.steps or step == 1
+            rows = []
+            for run in runs:
+                run.apply_schedules(step - 1)
+                out_step = run.forward(batch)
+                terms = run.terms(out_step)
+                sum(terms.values()).backward()
+                run.update()
+                if is_logged:
+                    rows.append(run.metrics(out_step, terms))
+            if is_logged:
+                now = time.monotonic()
+                rate = (step - logged[1]) * settings.batch_tokens / max(now - logged[0], 1e-9)
+                logged = (now, step)
+                for run, log, row in zip(runs, logs, rows, strict=True):
+                    head = {"step": step, "tokens": step * settings.batch_tokens, "tokens_per_s": round(rate)}
+                    log.write(head | ({"run": run.name} if run.name else {}) | row)
+            facts = {name: rows[0][name] for name in ("fvu", "l0", "dead")} if is_logged else {}
+            bar.advance(settings.batch_tokens, **facts)
+            if out is not None and (interrupted or time.monotonic() - clock > settings.checkpoint_every):
+                checkpoint(out, runs, source, step, config)
+                clock = time.monotonic()
+            if interrupted:
+                raise KeyboardInterrupt(f"stopped at step {step} of {settings.steps}")
+
+
+def checkpoint(out: Path, runs: Sequence[Run], source: ActivationSource, step: int, config: dict[str, Any]) -> None:
+    """Write everything that continuing from ``step`` needs."""
+    state = {"step": step, "source": source.state_dict(), "runs": [run.state_dict() for run in runs], "config": config}
+    save_checkpoint(out, state)
+
+
+def _directory(out: Path | None, run: Run) -> Path | None:
+    return None if out is None else out / run.name
+
+
+def _until(source: ActivationSource, n_steps: int) -> Iterator[ActivationBatch]:
+    if n_steps <= 0:
+        return
+    for number, batch in enumerate(source, start=1):
+        yield batch
+        if number == n_steps:
+            return
+    raise DataError(f"the activations ended {n_steps} steps too soon; train on fewer tokens, or repeat the source")
+
+
+def _check_finite(batch: ActivationBatch, step: int) -> None:
+    for site, x in batch.activations.items():
+        if not torch.isfinite(x.sum()):
+            bad = (~torch.isfinite(x)).any(-1).nonzero()
+            if len(bad):
+                raise DataError(f"activations at {site} are not finite: row {int(bad[0])} of the batch of step {step}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that is empty until the process is asked to stop; the step under way is finished first."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    if current_thread() is not main_thread():  # signals reach the main thread alone
+        yield received
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
