@@ -1,0 +1,28 @@
+"""``monoscope harvest``: activations of a language model, on disk."""
+
+from __future__ import annotations
+
+from monoscope.cli.session import ConfigFile, Force, Json, Out, Overrides, session, show
+
+
+def harvest(
+    config: ConfigFile, out: Out, overrides: Overrides = None, force: Force = False, as_json: Json = False
+) -> None:
+    """Read activations of a language model and store them; called again, an interrupted harvest goes on."""
+    with session(as_json=as_json):
+        from monoscope.cli.configs import HarvestConfig
+        from monoscope.core.io import refuse_existing, write_text
+        from monoscope.harvest import harvest as write
+
+        settings = HarvestConfig.load(config, overrides or ())
+        refuse_existing(out, force=force)
+        lm = settings.language_model()
+        sites = tuple(lm.resolve(site) for site in settings.sites)
+        windows = settings.windows(lm).shuffled(settings.seed)
+        source = settings.source(lm, windows, sites)
+        store = write(source, out, dtype=settings.store_dtype, shard_tokens=settings.shard_tokens, force=force)
+        write_text(out / "harvest.toml", settings.to_toml())
+        size = sum(shard.bytes for shard in store.shards)
+        widths = {str(site): width for site, width in store.widths.items()}
+        counted = {"tokens": store.n_tokens, "excluded": store.info["excluded"], "widths": widths}
+        show({"store": str(out), **counted, "shards": len(store.shards), "bytes": size}, as_json=as_json)
