@@ -78,13 +78,14 @@ class ActivationFunction(nn.Module, ABC):
 class Step:
     """What one pass through a dictionary yields, and every loss term sees.
 
-    x: ``[*batch, d]`` read; target: ``[*batch, d_out]``; acts; recon: ``[*batch, d_out]``
+    x: ``[*batch, d]`` read; target: ``[*batch, d_out]``, None where a transcoder was given none; acts;
+    recon: ``[*batch, d_out]``
     is_dead: ``[F]`` features that have not fired for long, where a trainer keeps count
     """
 
     dictionary: Dictionary
     x: Float[Tensor, "*batch d"]
-    target: Float[Tensor, "*batch d_out"]
+    target: Float[Tensor, "*batch d_out"] | None
     acts: Acts
     recon: Float[Tensor, "*batch d_out"]
     is_dead: Bool[Tensor, " F"] | None = None
@@ -102,7 +103,9 @@ class Step:
 
     @property
     def error(self) -> Float[Tensor, "*batch d_out"]:
-        """What the reconstruction leaves out: ``target - recon``."""
+        """What the reconstruction leaves out: ``target - recon``. Raises ValueError without a target."""
+        if self.target is None:
+            raise ValueError("there is no target to compare with; pass dictionary(x, target)")
         return self.target - self.recon
 
 
@@ -172,9 +175,11 @@ class Dictionary(nn.Module, ABC):
         """The wiring and function that rebuild this dictionary, as a recipe's plain table."""
 
     def forward(self, x: Float[Tensor, "*batch d"], target: Float[Tensor, "*batch d_out"] | None = None) -> Step:
-        """Encode and decode; the target is ``x`` itself unless given."""
+        """Encode and decode; unless given, the target is ``x`` itself where the dictionary writes what it reads."""
+        if target is None and self.reads == self.writes:
+            target = x
         acts = self.encode(x)
-        return Step(self, x, x if target is None else target, acts, self.decode(acts, x))
+        return Step(self, x, target, acts, self.decode(acts, x))
 
     def gather(self, batch: ActivationBatch) -> tuple[Tensor, Tensor]:
         """Activations this dictionary reads, and those it is to reconstruct. Raises MismatchError for a missing site."""

@@ -57,7 +57,8 @@ class FVU(Term):
         return step.error.pow(2).sum() / total_variance(step.target)
 
 
-def total_variance(target: Float[Tensor, "*batch d"]) -> Float[Tensor, ""]:
+def total_variance(target: Float[Tensor, "*batch d"] | None) -> Float[Tensor, ""]:
     """Sum over tokens of the squared distance to the batch mean; no gradient."""
+    assert target is not None, "terms compare a reconstruction with its target"
     flat = target.detach().flatten(0, -2)
     return (flat - flat.mean(0)).pow(2).sum().clamp_min(1e-30)

@@ -79,7 +79,7 @@ class AuxK(Term):
         dead = step.is_dead.nonzero().squeeze(1)
         if len(dead) == 0:
             return zero
-        width = step.target.shape[-1]
+        width = step.recon.shape[-1]
         k_aux = min(len(dead), self.k_aux or 2 ** max(0, (width // 2).bit_length() - 1))
         pre, decoder = step.dictionary.part(step.x, dead)
         values, chosen = pre.topk(k_aux, dim=-1, sorted=False)
