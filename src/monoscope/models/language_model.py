@@ -144,7 +144,7 @@ class LanguageModel:
         raise ModelError(f"the config of {self.name} does not say how many positions it was made for")
 
     def sites(self) -> list[Site]:
-        """Every named site, in the order of the forward pass; none for an architecture without a table."""
+        """Every named site, stack by stack, layer by layer; none for an architecture without a table."""
         return self._layout.sites()
 
     def resolve(self, site: Site | str) -> Site:

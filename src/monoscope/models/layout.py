@@ -46,7 +46,7 @@ class Layout:
         return self.hf.config.get_text_config()._attn_implementation == "eager"
 
     def sites(self) -> list[Site]:
-        """Every named site, in the order of the forward pass: stack by stack, layer by layer."""
+        """Every named site, stack by stack, layer by layer."""
         return list(self._sites())
 
     def _sites(self) -> Iterator[Site]:
