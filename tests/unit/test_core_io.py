@@ -202,6 +202,21 @@ def test_one_owner_at_a_time(tmp_path: Path) -> None:
     assert other() == "mine\n"
 
 
+def test_an_owner_that_leaves_nothing_leaves_no_directory(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    with pytest.raises(RuntimeError), io.owned(directory):
+        raise RuntimeError
+    assert listing(tmp_path) == []
+    with io.owned(directory):
+        (directory / "weights").write_text("")
+    assert listing(directory) == [".lock", "weights"]
+    (directory / "weights").unlink()
+    io.refuse_existing(directory)  # what a killed process left behind is nothing
+    with io.owned(directory):
+        pass
+    assert listing(tmp_path) == ["run"]
+
+
 def test_remove(tmp_path: Path) -> None:
     (tmp_path / "d" / "e").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "d")

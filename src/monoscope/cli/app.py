@@ -23,10 +23,11 @@ for verb in (harvest, train, demo, info):
     app.command()(verb)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(f"monoscope {monoscope.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -46,7 +46,7 @@ def session(*, as_json: bool) -> Iterator[None]:
         _complain(error, as_json=as_json)
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
     except KeyboardInterrupt as error:
-        where = f": {error}" if str(error) else ""
+        where = f": {error}; --resume goes on" if str(error) else ""
         print(f"interrupted{where}", file=sys.stderr)
         raise typer.Exit(130) from None
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from monoscope.core.errors import DataError, OutputError
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 
 
 @contextmanager
@@ -133,7 +134,7 @@ def refuse_existing(path: Path, *, force: bool = False) -> None:
         raise OutputError(f"{path} is where this command runs; name a directory of its own")
     if force or not path.exists():
         return
-    if path.is_dir() and not any(path.iterdir()):
+    if path.is_dir() and all(entry.name == LOCK for entry in path.iterdir()):
         return
     raise OutputError(f"{path} exists; choose another place, or replace it with --force")
 
@@ -150,11 +151,12 @@ def remove(path: Path) -> None:
 def owned(directory: Path) -> Iterator[None]:
     """Holds a directory for this process alone. Raises OutputError, naming the holder, if another process has it.
 
-    The lock is the operating system's, so it is gone with the process, however that ends.
+    The lock is the operating system's, so it is gone with the process, however that ends. A directory that was made
+    for the block and in which it left nothing is removed.
     """
     import fcntl
 
-    lock = directory / ".lock"
+    lock, is_new = directory / LOCK, not directory.exists()
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         file = lock.open("a+")
@@ -167,7 +169,11 @@ def owned(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if is_new and directory.is_dir() and [entry.name for entry in directory.iterdir()] == [LOCK]:
+                remove(directory)
 
 
 def sha256_file(path: Path) -> str:

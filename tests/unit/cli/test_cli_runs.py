@@ -1,0 +1,173 @@
+"""The verbs at work on a tiny model: what they write, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Call
+
+from monoscope.core.config import read_toml
+from monoscope.dictionaries import load
+from monoscope.harvest import ActivationStore
+
+
+def test_harvest_then_train_on_the_store(call: Call, harvest_config: Path, tmp_path: Path) -> None:
+    done = call("harvest", harvest_config, "--out", "deep/acts", "--set", "store_dtype=bf16", "--json")
+    assert done.code == 0, done.err
+    store = ActivationStore(tmp_path / "deep" / "acts")
+    assert done.result["tokens"] == store.n_tokens > 1000
+    assert done.result["widths"] == {"0.resid_post": 16}
+    assert read_toml(store.path / "harvest.toml")["store_dtype"] == "bf16"
+    info = call("info", "deep/acts", "--verify", "--json").result
+    assert (info["kind"], info["dtype"], info["verified"]) == ("activations", "bf16", True)
+
+    (tmp_path / "stored.toml").write_text(
+        'activations = "deep/acts"\n[recipe]\nwiring = {kind = "autoencoder", n_features = 48}\n'
+        'function = {kind = "topk", k = 4}\n[training]\ntokens = 1000\nbatch_tokens = 100\nshuffle_tokens = 1000\n'
+    )
+    trained = call("train", "stored.toml", "--out", "sae")
+    assert trained.code == 0, trained.err
+    assert load(tmp_path / "sae").n_features == 48
+
+
+def test_train_on_a_model_as_it_reads(call: Call, train_config: Path, tmp_path: Path) -> None:
+    done = call("train", train_config, "--out", "sae", "--set", "recipe.function.k=5", "--json")
+    assert done.code == 0, done.err
+    (summary,) = done.result["dictionaries"].values()
+    assert summary["l0"] <= 5
+    assert summary["tokens"] == 2000
+    assert 0 < summary["fvu"] < 1
+    dictionary = load(tmp_path / "sae")
+    acts = dictionary.encode(torch.randn(3, 16))
+    assert acts.l0().tolist() == [5, 5, 5]
+    assert (tmp_path / "sae" / "metrics.jsonl").is_file()
+    info = call("info", "sae", "--verify")
+    assert info.code == 0
+    assert "verified" in info.out
+    assert "0.resid_post" in info.out
+
+
+def test_a_sweep_trains_side_by_side(call: Call, train_config: Path, tmp_path: Path) -> None:
+    with train_config.open("a") as file:
+        file.write("[sweep.small.recipe.function]\nk = 2\n")
+        file.write("[sweep.threshold]\nrecipe.function = {kind = 'batch_topk', k = 3}\ntraining.optimizer.lr = 0.001\n")
+    done = call("train", train_config, "--out", "sweep", "--json")
+    assert done.code == 0, done.err
+    assert list(done.result["dictionaries"]) == ["sweep/small", "sweep/threshold"]
+    assert load(tmp_path / "sweep" / "small").encode(torch.randn(1, 16)).l0().item() == 2
+    training = read_toml(tmp_path / "sweep" / "training.toml")
+    assert training["training"]["threshold"]["optimizer"]["lr"] == 0.001
+    assert call("info", "sweep", "--json").result["state"] == "finished"
+
+
+def test_what_exists_is_kept_unless_forced(
+    call: Call, train_config: Path, harvest_config: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "precious").write_text("")
+    for verb, config in (("train", train_config), ("harvest", harvest_config)):
+        done = call(verb, config, "--out", "kept")
+        assert done.code == 1
+        assert done.err == "error: kept exists; choose another place, or replace it with --force\n"
+    assert (tmp_path / "kept" / "precious").exists()
+    assert call("harvest", harvest_config, "--out", "kept", "--force").code == 0
+    assert not (tmp_path / "kept" / "precious").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "says"),
+    [
+        ("recipe.fuction.k=3", 2, "recipe: unknown key 'fuction'; did you mean 'function'?"),
+        ("recipe.function.kind=topj", 2, "did you mean 'topk'"),
+        ("recipe.function.k=49", 2, "49"),
+        ("text.kind=datsets", 2, "did you mean 'datasets'"),
+        ('text.paths=["absent.txt"]', 1, "absent.txt"),
+        ('reads=["0.resid_pots"]', 2, "did you mean 'resid_post'"),
+        ('reads=["5.resid_post"]', 1, "layers 0..1"),
+        ("model=.", 1, "is not a model"),
+        ("device=cuda:99", 2, "device: 'cuda:99' cannot be used here"),
+        ("activations=acts", 2, "would have no effect"),
+        ("reads=[]", 2, "reads: name the site"),
+        ("sweep.a.recpe.k=1", 2, "sweep.a: unknown key 'recpe'"),
+        ("sweep.a.recipe.function.j=1", 2, "sweep.a: function: unknown key 'j'"),
+    ],
+)
+def test_what_cannot_be_trained(
+    call: Call, train_config: Path, tmp_path: Path, override: str, code: int, says: str
+) -> None:
+    done = call("train", train_config, "--out", "sae", "--set", override)
+    assert done.code == code, done.err
+    assert says in done.err
+    assert done.out == ""
+    assert not (tmp_path / "sae").exists()
+
+
+def test_text_without_a_token(call: Call, harvest_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("")
+    done = call("harvest", harvest_config, "--out", "acts")
+    assert done.code == 1
+    assert done.err.startswith("error: ")
+    assert not (tmp_path / "acts").exists()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(call: Call, train_config: Path, tmp_path: Path) -> None:
+    settings = ("--set", "training.tokens=20000")
+    assert call("train", train_config, "--out", "whole", *settings).code == 0
+    command = [sys.executable, "-m", "monoscope", "train", str(train_config), "--out", "cut", *settings]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted: stopped at step" in err
+    assert call("info", "cut", "--json").result["state"] == "can be resumed"
+
+    changed = call("train", train_config, "--out", "cut", *settings, "--set", "recipe.function.k=3", "--resume")
+    assert changed.code == 1
+    assert "function.k was 4, now 3" in changed.err
+
+    assert call("train", train_config, "--out", "cut", *settings, "--resume").code == 0
+    whole, cut = (load(tmp_path / name).state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_nothing_to_resume(call: Call, train_config: Path) -> None:
+    done = call("train", train_config, "--out", "sae", "--resume")
+    assert done.code == 1
+    assert "nothing to resume" in done.err
+
+
+def test_info_tells_apart(call: Call, model: Path, tmp_path: Path) -> None:
+    assert call("info", model, "--json").result["architecture"] == "llama"
+    assert "which carries no checksums" in call("info", model, "--verify").err
+    for content, says in [("{", "is not JSON"), ("[]", "holds a list"), ('{"schema": "x"}', "not one of monoscope's")]:
+        (tmp_path / "manifest.json").write_text(content)
+        done = call("info", tmp_path)
+        assert done.code == 1
+        assert says in done.err
+    (tmp_path / "empty").mkdir()
+    assert "an empty directory" in call("info", tmp_path / "empty").err
+    (tmp_path / "notes").write_text("")
+    assert "found a file" in call("info", tmp_path / "notes").err
+
+
+def test_a_tampered_store_is_found_out(call: Call, harvest_config: Path, tmp_path: Path) -> None:
+    assert call("harvest", harvest_config, "--out", "acts").code == 0
+    shard = tmp_path / "acts" / "shard-00000.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert json.loads(call("info", "acts", "--json").out)["kind"] == "activations"
+    done = call("info", "acts", "--verify")
+    assert done.code == 1
+    assert "shard-00000.safetensors was changed" in done.err
