@@ -1,0 +1,16 @@
+"""What dictionaries are worth: metrics, evaluations, and exact labels to evaluate against."""
+
+from monoscope.evals.evaluate import Evaluation, evaluate
+from monoscope.evals.metrics import mean_max_cosine, recovery
+from monoscope.evals.python_labels import PythonLabels, python_labels
+from monoscope.evals.window_labels import window_labels
+
+__all__ = [
+    "Evaluation",
+    "PythonLabels",
+    "evaluate",
+    "mean_max_cosine",
+    "python_labels",
+    "recovery",
+    "window_labels",
+]

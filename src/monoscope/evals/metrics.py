@@ -8,7 +8,6 @@ is not 0, be it negative. Below, E is the mean over tokens and n2 the squared Eu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -219,20 +218,28 @@ class NextToken:
         self.ce_sums: dict[str, float] = {}
         self.kl_sums: dict[str, float] = {}
 
-    def update(
-        self, next_tokens: Int[Tensor, " n"], clean: Float[Tensor, "n vocab"], changed: Mapping[str, Tensor]
-    ) -> None:
-        """Add tokens: logits of the model as it is, and under each change. Raises DataError for losses not finite."""
+    def update(self, next_tokens: Int[Tensor, " n"], clean: Float[Tensor, "n vocab"]) -> None:
+        """Add tokens: the model's logits as it is. Raises DataError where a loss is not finite."""
         self.n += len(next_tokens)
-        for start in range(0, len(next_tokens), CHUNK):
-            part = slice(start, start + CHUNK)
-            wanted = next_tokens[part].long()[:, None]
-            log_p = clean[part].float().log_softmax(1)
-            self._add(self.ce_sums, "clean", -log_p.gather(1, wanted))
-            for name, logits in changed.items():
-                log_q = logits[part].float().log_softmax(1)
-                self._add(self.ce_sums, name, -log_q.gather(1, wanted))
-                self._add(self.kl_sums, name, (log_p.exp() * (log_p - log_q)).sum(1))
+        for wanted, logits in zip(next_tokens.split(CHUNK), clean.split(CHUNK), strict=True):
+            self._add_ce("clean", logits.float().log_softmax(1), wanted)
+
+    def update_changed(
+        self,
+        name: str,
+        next_tokens: Int[Tensor, " n"],
+        clean: Float[Tensor, "n vocab"],
+        changed: Float[Tensor, "n vocab"],
+    ) -> None:
+        """The same tokens under a change. Raises DataError where a loss is not finite."""
+        parts = zip(next_tokens.split(CHUNK), clean.split(CHUNK), changed.split(CHUNK), strict=True)
+        for wanted, logits, logits_changed in parts:
+            log_p, log_q = logits.float().log_softmax(1), logits_changed.float().log_softmax(1)
+            self._add_ce(name, log_q, wanted)
+            self._add(self.kl_sums, name, (log_p.exp() * (log_p - log_q)).sum(1))
+
+    def _add_ce(self, name: str, log_p: Tensor, wanted: Tensor) -> None:
+        self._add(self.ce_sums, name, -log_p.gather(1, wanted.long()[:, None])[:, 0])
 
     @staticmethod
     def _add(sums: dict[str, float], name: str, losses: Tensor) -> None:

@@ -26,25 +26,25 @@ from torch import Tensor
 
 from monoscope.core.errors import MismatchError, UserError
 from monoscope.core.site import Site
-from monoscope.dictionaries import Autoencoder
+from monoscope.dictionaries import Dictionary
 from monoscope.models import Edit, current_positions
 
 Features = int | Sequence[int] | Int[Tensor, " n"]
 Edits = tuple[Edit, ...]
 
 
-def steer(dictionary: Autoencoder, feature: int, strength: float, *, skip_first: int = 1) -> Edits:
+def steer(dictionary: Dictionary, feature: int, strength: float, *, skip_first: int = 1) -> Edits:
     """Moves activations along a feature: ``x + strength * W_dec[f] / |W_dec[f]|``.
 
     ``strength`` is a distance in the units of the write site; a feature that is active at ``a`` contributes a distance
     ``a * dictionary.decoder_norm()[f]``. Raises UserError for a feature the dictionary does not have.
     """
     chosen = _indices(dictionary, feature)
-    step = strength * torch.nn.functional.normalize(dictionary.W_dec[chosen[0]], dim=0)
+    step = strength * torch.nn.functional.normalize(_rows(dictionary, chosen)[0], dim=0)
     return (Edit(dictionary.writes[0], _where_trained(lambda x: x + step.to(x), skip_first)),)
 
 
-def ablate(dictionary: Autoencoder, features: Features, *, skip_first: int = 1) -> Edits:
+def ablate(dictionary: Dictionary, features: Features, *, skip_first: int = 1) -> Edits:
     """Takes features' contributions away: ``x - sum_f acts[f] * W_dec[f]``, as if they had not fired.
 
     Raises UserError for a feature the dictionary does not have.
@@ -52,7 +52,7 @@ def ablate(dictionary: Autoencoder, features: Features, *, skip_first: int = 1) 
     return _change(dictionary, _indices(dictionary, features), torch.neg, skip_first)
 
 
-def clamp(dictionary: Autoencoder, feature: int, value: float, *, skip_first: int = 1) -> Edits:
+def clamp(dictionary: Dictionary, feature: int, value: float, *, skip_first: int = 1) -> Edits:
     """Holds a feature at an activation, wherever it was: ``x + (value - acts[f]) * W_dec[f]``.
 
     ``value`` is an activation as ``dictionary.encode`` gives it. Raises UserError for a feature the dictionary does not
@@ -78,14 +78,14 @@ def patch(site: Site | str, donor: Float[Tensor, "*shape"], *, skip_first: int =
     return (Edit.at(site, _where_trained(replace, skip_first)),)
 
 
-def reading(dictionary: Autoencoder, rewrite: Callable[[Tensor, Tensor], Tensor]) -> Edits:
+def reading(dictionary: Dictionary, rewrite: Callable[[Tensor, Tensor], Tensor]) -> Edits:
     """Edits that put ``rewrite(x, target)`` at the write site, ``x`` being what the dictionary reads in the same pass.
 
     Both come in the dictionary's dtype. One edit where it reads and writes at the same site, else two. Raises
     MismatchError, in the pass, if the model comes to the write site first.
     """
     (read,), (write,) = dictionary.reads, dictionary.writes
-    dtype = dictionary.W_dec.dtype
+    dtype = next(dictionary.parameters()).dtype
     if read == write:
         return (Edit(write, lambda x: rewrite(x.to(dtype), x.to(dtype))),)
     noted: list[Tensor] = []
@@ -112,11 +112,11 @@ def skipped(x: Float[Tensor, "batch pos d"], skip_first: int) -> Bool[Tensor, "b
 
 
 def _change(
-    dictionary: Autoencoder, features: Int[Tensor, " n"], change: Callable[[Tensor], Tensor], skip_first: int
+    dictionary: Dictionary, features: Int[Tensor, " n"], change: Callable[[Tensor], Tensor], skip_first: int
 ) -> Edits:
     def rewrite(x: Tensor, target: Tensor) -> Tensor:
         acts = dictionary.encode(x).where(features.to(x.device))
-        changed = target + change(acts) @ dictionary.W_dec[features]
+        changed = target + change(acts) @ _rows(dictionary, features)
         return _kept(changed, target, skip_first)
 
     return reading(dictionary, rewrite)
@@ -131,7 +131,11 @@ def _kept(changed: Tensor, x: Tensor, skip_first: int) -> Tensor:
     return changed if first is None else torch.where(first, x, changed)
 
 
-def _indices(dictionary: Autoencoder, features: Features) -> Int[Tensor, " n"]:
+def _rows(dictionary: Dictionary, features: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+    return dictionary.get_parameter("W_dec")[features]
+
+
+def _indices(dictionary: Dictionary, features: Features) -> Int[Tensor, " n"]:
     indices = torch.as_tensor(features).reshape(-1)
     for feature in indices.tolist():
         if not 0 <= feature < dictionary.n_features:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from monoscope.core.errors import ConfigError, MismatchError, nearest
-from monoscope.dictionaries import Autoencoder
+from monoscope.dictionaries import Dictionary
 from monoscope.interventions.edits import Edits, reading, skipped
 
 ERRORS = ("keep", "drop", "leaf")
 
 
-def splice(*dictionaries: Autoencoder, error: str = "keep", skip_first: int = 1) -> Edits:
+def splice(*dictionaries: Dictionary, error: str = "keep", skip_first: int = 1) -> Edits:
     """Puts dictionaries into the forward pass. With ``recon`` a reconstruction and ``error = x - recon``, x becomes
 
         keep    recon + error            the model as it was: logits are the same to rounding
@@ -31,7 +31,7 @@ def splice(*dictionaries: Autoencoder, error: str = "keep", skip_first: int = 1)
     return tuple(edit for dictionary in dictionaries for edit in _splice(dictionary, error, skip_first))
 
 
-def _splice(dictionary: Autoencoder, error: str, skip_first: int) -> Edits:
+def _splice(dictionary: Dictionary, error: str, skip_first: int) -> Edits:
     def rewrite(x: Tensor, target: Tensor) -> Tensor:
         recon = dictionary.decode(dictionary.encode(x), x)
         if error == "keep":

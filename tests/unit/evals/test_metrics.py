@@ -26,6 +26,14 @@ def firing(acts: Acts, norm: Tensor | None = None) -> dict:
     return asdict(accumulator.result())
 
 
+def next_token(wanted: Tensor, clean: Tensor, **changed: Tensor) -> NextToken:
+    losses = NextToken()
+    losses.update(wanted, clean)
+    for name, logits in changed.items():
+        losses.update_changed(name, wanted, clean, logits)
+    return losses
+
+
 def sparse_acts(n: int = 200, features: int = 12) -> Tensor:
     return torch.randn(n, features) * (torch.rand(n, features) < 0.2)
 
@@ -116,7 +124,7 @@ def test_values_that_are_not_finite_raise_and_name_the_row(bad):
     with pytest.raises(DataError, match="feature activations .* row 5"):
         Firing(torch.ones(3)).update(Acts(broken, 3))
     with pytest.raises(DataError, match="spliced losses .* row 5"):
-        NextToken().update(torch.zeros(9).long(), x, {"spliced": broken})
+        NextToken().update_changed("spliced", torch.zeros(9).long(), x, broken)
     with pytest.raises(DataError, match="decoder rows"):
         mean_max_cosine(broken, x)
 
@@ -182,8 +190,7 @@ def test_a_dead_feature_and_a_duplicate_change_what_they_should():
 
 def test_next_token_losses_are_those_of_torch():
     clean, other, wanted = torch.randn(700, 11), torch.randn(700, 11), torch.randint(11, (700,))
-    losses = NextToken()
-    losses.update(wanted, clean, {"spliced": (clean + other) / 2, "zero": other})
+    losses = next_token(wanted, clean, spliced=(clean + other) / 2, zero=other)
     assert losses.ce("clean") == pytest.approx(torch.nn.functional.cross_entropy(clean, wanted).item(), rel=1e-5)
     assert losses.ce("zero") == pytest.approx(torch.nn.functional.cross_entropy(other, wanted).item(), rel=1e-5)
     divergence = torch.nn.functional.kl_div(
@@ -197,8 +204,7 @@ def test_next_token_losses_are_those_of_torch():
 
 def test_recovered_shares_at_their_ends_and_where_nothing_is_at_stake():
     clean, zero, wanted = torch.randn(20, 7), torch.randn(20, 7), torch.randint(7, (20,))
-    losses = NextToken()
-    losses.update(wanted, clean, {"same": clean, "ablated": zero, "zero": zero})
+    losses = next_token(wanted, clean, same=clean, ablated=zero, zero=zero)
     assert losses.ce_recovered("same", "zero") == losses.kl_recovered("same", "zero") == 1
     assert losses.ce_recovered("ablated", "zero") == losses.kl_recovered("ablated", "zero") == 0
     assert losses.ce_recovered("zero", "same") is None
@@ -207,10 +213,8 @@ def test_recovered_shares_at_their_ends_and_where_nothing_is_at_stake():
 
 def test_next_token_losses_do_not_depend_on_batches():
     clean, other, wanted = torch.randn(60, 7), torch.randn(60, 7), torch.randint(7, (60,))
-    whole, parts = NextToken(), [NextToken(), NextToken()]
-    whole.update(wanted, clean, {"zero": other})
-    for rows, part in zip((slice(0, 13), slice(13, None)), parts, strict=True):
-        part.update(wanted[rows], clean[rows], {"zero": other[rows]})
+    whole = next_token(wanted, clean, zero=other)
+    parts = [next_token(wanted[rows], clean[rows], zero=other[rows]) for rows in (slice(0, 13), slice(13, None))]
     parts[1].merge(parts[0])
     assert parts[1].ce("zero") == pytest.approx(whole.ce("zero"), rel=1e-9)
     assert parts[1].kl("zero") == pytest.approx(whole.kl("zero"), rel=1e-6)
