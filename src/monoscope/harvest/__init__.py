@@ -11,7 +11,7 @@ from monoscope.harvest.array import from_array
 from monoscope.harvest.live import SkipPolicy, live
 from monoscope.harvest.pack import TokenWindows
 from monoscope.harvest.shuffle import shuffle
-from monoscope.harvest.source import ActivationSource, repeat
+from monoscope.harvest.source import ActivationSource, repeat, take
 from monoscope.harvest.store import ActivationStore
 from monoscope.harvest.synthetic import SyntheticSource, World, orthogonal_world, superposition_world, synthetic
 from monoscope.harvest.text import Datasets, Files, Sampled, StandardLibrary, TextSource
@@ -37,4 +37,5 @@ __all__ = [
     "shuffle",
     "superposition_world",
     "synthetic",
+    "take",
 ]

@@ -8,7 +8,6 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from monoscope.core.errors import DataError, nearest
 
@@ -100,8 +99,8 @@ def _read_jsonl_gz(path: Path, field: str) -> Iterator[str]:
         raise DataError(f"{path} is not a whole gzip file ({error}); copy or make it again") from None
 
 
-def _json_texts(file: BinaryIO | gzip.GzipFile, path: Path, field: str) -> Iterator[str]:
-    for line, data in enumerate(file, start=1):
+def _json_texts(lines: Iterable[bytes], path: Path, field: str) -> Iterator[str]:
+    for line, data in enumerate(lines, start=1):
         text = _decode(data, path, line)
         if not text.strip():
             continue

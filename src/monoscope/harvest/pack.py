@@ -125,8 +125,8 @@ class TokenWindows:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the token ids and the padding."""
-        return fingerprint_tensors({"tokens": self.tokens, "mask": self.mask})
+        """SHA-256 of the token ids, the padding and the documents' numbers."""
+        return fingerprint_tensors({"tokens": self.tokens, "mask": self.mask, "documents": self.documents})
 
     def shuffled(self, seed: int) -> TokenWindows:
         """The same windows in random order, for training; ``documents`` still tells where each came from."""

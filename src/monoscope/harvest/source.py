@@ -117,3 +117,48 @@ class Repeated(ActivationSource):
 def repeat(source: ActivationSource, epochs: int | None = None) -> Repeated:
     """The source, read ``epochs`` times; without end by default. What is shuffled inside is shuffled anew each time."""
     return Repeated(source, epochs)
+
+
+class Taken(ActivationSource):
+    """The beginning of a source. See ``take``."""
+
+    def __init__(self, source: ActivationSource, tokens: int) -> None:
+        assert tokens >= 1, f"take at least one token, found {tokens}"
+        self.source, self.tokens = source, tokens
+        self.sites, self.widths = source.sites, source.widths
+        self.n_tokens = None
+        self._taken = 0
+        self._start = source.state_dict()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Provenance of the source, and how much of it is read."""
+        return self.source.info | {"take": self.tokens}
+
+    def __iter__(self) -> Iterator[ActivationBatch]:
+        """Batches of the source, the last of them the one that reaches ``tokens``."""
+        if self._taken < self.tokens:
+            for batch in self.source:
+                self._taken += batch.n_tokens
+                yield batch
+                if self._taken >= self.tokens:
+                    break
+        self.source.load_state_dict(self._start)
+        self._taken = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tokens taken so far, and the source's position now and at the start."""
+        return {"taken": self._taken, "start": self._start, "source": self.source.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Move to a position."""
+        self.source.load_state_dict(state["source"])
+        self._taken, self._start = state["taken"], state["start"]
+
+
+def take(source: ActivationSource, tokens: int) -> Taken:
+    """The source up to the batch that reaches ``tokens`` tokens that count, and no further.
+
+    A shuffle inside a training run reads ahead; around ``take`` it does not read what the run will never use.
+    """
+    return Taken(source, tokens)

@@ -14,6 +14,7 @@ from torch import Tensor
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError, MismatchError
 from monoscope.core.io import (
+    LOCK,
     fingerprint,
     owned,
     refuse_existing,
@@ -27,6 +28,8 @@ from monoscope.core.io import (
 from monoscope.core.progress import progress
 from monoscope.harvest.source import ActivationSource, first_not_finite
 from monoscope.harvest.store import DTYPES, FIELDS, SCHEMA, VERSION, ActivationStore, DtypeName, Shard, check_size
+
+JOURNAL = "progress.json"
 
 
 def harvest(
@@ -55,23 +58,19 @@ def harvest(
     }
     with owned(partial):
         writer = _Writer(partial, job, dtype)
-        try:
-            writer.resume(source, force=force)
-            with progress("harvest", source.n_tokens) as bar:
-                bar.advance(writer.tokens)
-                for batch in source:
-                    writer.add(batch)
-                    bar.advance(batch.n_tokens)
-                    if writer.waiting_tokens >= shard_tokens:
-                        writer.flush(source.state_dict())
-            writer.flush(source.state_dict())
-            writer.finish(source.info.get("excluded", {}))
-        finally:
-            if not writer.shards:
-                remove(partial)
+        writer.resume(source, force=force)
+        with progress("harvest", source.n_tokens) as bar:
+            bar.advance(writer.tokens)
+            for batch in source:
+                writer.add(batch)
+                bar.advance(batch.n_tokens)
+                if writer.waiting_tokens >= shard_tokens:
+                    writer.flush(source.state_dict())
+        writer.flush(source.state_dict())
+        writer.finish(source.info.get("excluded", {}))
         replace_directory(partial, path)
-        remove(path / "progress.json")
-        remove(path / ".lock")
+        remove(path / JOURNAL)
+        remove(path / LOCK)
     return ActivationStore(path)
 
 
@@ -89,20 +88,20 @@ class _Writer:
 
     def resume(self, source: ActivationSource, *, force: bool) -> None:
         """Go on where an interrupted run of the same job stopped, if there was one."""
-        journal = self.directory / "progress.json"
-        for torn in self.directory.glob(".*.partial"):
-            remove(torn)
-        if not journal.is_file():
-            return
-        done = json.loads(journal.read_text(encoding="utf-8"))
-        if done["job"] != self.job:
-            if force:
-                remove(journal)
-                return
+        journal = self.directory / JOURNAL
+        done = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else None
+        if done is not None and done["job"] != self.job and not force:
             raise MismatchError(
                 f"{self.directory} is an unfinished harvest of something else: {_differences(done['job'], self.job)}; "
                 "go on with its settings, or start over with --force"
             )
+        is_ours = done is not None and done["job"] == self.job
+        kept = {LOCK, *((JOURNAL, *(shard["file"] for shard in done["shards"])) if is_ours else ())}
+        for entry in self.directory.iterdir():
+            if entry.name not in kept:
+                remove(entry)
+        if not is_ours:
+            return
         self.shards = [Shard(**shard) for shard in done["shards"]]
         for shard in self.shards:
             check_size(self.directory, shard)
@@ -142,7 +141,7 @@ class _Writer:
         self.shards.append(Shard(path.name, rows, path.stat().st_size, sha256_file(path)))
         self.waiting, self.waiting_tokens = [], 0
         write_json(
-            self.directory / "progress.json",
+            self.directory / JOURNAL,
             {
                 "job": self.job,
                 "state": state,
