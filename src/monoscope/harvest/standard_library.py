@@ -26,10 +26,14 @@ def standard_library_root() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
+def _draw(relative_path: str) -> float:
+    """A number in [0, 1) that a path alone decides."""
+    return int.from_bytes(hashlib.sha256(relative_path.encode()).digest()[:8], "big") / 2**64
+
+
 def split_of(relative_path: str) -> Split:
     """The split a file belongs to, from its path alone (POSIX separators, relative to the library's root)."""
-    draw = int.from_bytes(hashlib.sha256(relative_path.encode()).digest()[:8], "big") / 2**64
-    return "held_out" if draw < HELD_OUT_SHARE else "train"
+    return "held_out" if _draw(relative_path) < HELD_OUT_SHARE else "train"
 
 
 def standard_library_files(split: Split, root: Path | None = None) -> list[Path]:
@@ -57,8 +61,12 @@ def read_source(path: Path) -> str | None:
     return text
 
 
-def standard_library_texts(split: Split, root: Path | None = None) -> Iterator[str]:
-    """The texts of a split, one file at a time."""
-    for path in standard_library_files(split, root):
+def standard_library_texts(split: Split, root: Path | None = None, *, mixed: bool = False) -> Iterator[str]:
+    """The texts of a split, one file at a time, by path; ``mixed``: in an order that makes any beginning a fair sample."""
+    root = root or standard_library_root()
+    paths = standard_library_files(split, root)
+    if mixed:
+        paths.sort(key=lambda path: _draw(path.relative_to(root).as_posix()))
+    for path in paths:
         if (text := read_source(path)) is not None:
             yield text

@@ -124,11 +124,11 @@ class StandardLibrary(TextSource):
     split: Split = "train"
 
     def build(self, lm: LanguageModel | None = None) -> Iterable[str]:
-        """One document for each source file of the split."""
+        """One document for each source file of the split, in an order that makes any beginning of it a fair sample."""
         root = standard_library_root()
         if next(standard_library_texts(self.split, root), None) is None:
             raise DataError(f"this Python carries no readable sources of its standard library at {root}")
-        return _Documents(lambda: standard_library_texts(self.split, root))
+        return _Documents(lambda: standard_library_texts(self.split, root, mixed=True))
 
 
 class Sampled(TextSource):
