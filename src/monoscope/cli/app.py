@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 import monoscope
+from monoscope.cli.analyze import analyze
 from monoscope.cli.demo import demo
+from monoscope.cli.evaluate import evaluate
 from monoscope.cli.harvest import harvest
 from monoscope.cli.info import info
 from monoscope.cli.train import train
@@ -19,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (harvest, train, demo, info):
+for verb in (harvest, train, analyze, evaluate, demo, info):
     app.command()(verb)
 
 

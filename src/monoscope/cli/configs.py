@@ -10,9 +10,10 @@ import torch
 from pydantic import Field, model_validator
 
 from monoscope.core.config import Config
-from monoscope.core.errors import ConfigError
+from monoscope.core.errors import ConfigError, MismatchError
 from monoscope.core.site import Site
-from monoscope.dictionaries import Recipe
+from monoscope.dictionaries import Dictionary, Recipe
+from monoscope.features import Analysis
 from monoscope.harvest.live import SkipPolicy, live
 from monoscope.harvest.pack import Bos, TokenWindows
 from monoscope.harvest.source import ActivationSource
@@ -113,6 +114,49 @@ class TrainConfig(Reading):
         """Recipe and training of every dictionary of the sweep, by name."""
         base = {"recipe": self.recipe.to_dict(), "training": self.training.to_dict()}
         return {name: _run(name, merged(base, table)) for name, table in self.sweep.items()}
+
+
+class OfDictionary(Reading):
+    """A dictionary to examine. What is not set here is as it was when the dictionary was trained."""
+
+    dictionary: str = Field(description="directory of the dictionary")
+    any_model: bool = Field(default=False, description="accept a model with other weights than it was trained on")
+
+    def as_trained(self, dictionary: Dictionary) -> Self:
+        """The same settings, with those of the training in the place of defaults."""
+        source = dictionary.provenance.get("source", {})
+        trained = {name: source.get(name) for name in ("text", "context", "bos", "skip")}
+        trained["model"] = source.get("model", {}).get("name")
+        adopted = {name: value for name, value in trained.items() if value and name not in self.model_fields_set}
+        return self.from_dict(self.to_dict() | adopted)
+
+    def check_model(self, dictionary: Dictionary, lm: LanguageModel) -> None:
+        """Raises MismatchError for a model with other weights than the dictionary was trained on."""
+        trained = dictionary.provenance.get("source", {}).get("model", {})
+        if not self.any_model and trained.get("fingerprint", lm.fingerprint()) != lm.fingerprint():
+            raise MismatchError(
+                f"{self.dictionary} was trained on {trained.get('name')!r}, and {self.model!r} in {self.dtype} has "
+                "other weights; name that model, or set any_model = true"
+            )
+
+
+class AnalyzeConfig(OfDictionary):
+    """What to learn about the features of a dictionary, and from which text."""
+
+    analysis: Analysis = Analysis()
+
+
+class EvaluateConfig(OfDictionary):
+    """What to measure a dictionary on: text it was not trained on."""
+
+    def as_trained(self, dictionary: Dictionary) -> Self:
+        """The same settings, with those of the training in the place of defaults; but held-out text."""
+        settled = super().as_trained(dictionary)
+        if "text" in self.model_fields_set:
+            return settled
+        if not isinstance(settled.text, StandardLibrary):
+            raise ConfigError(f"text: name text the dictionary was not trained on, which was {settled.text.to_dict()}")
+        return settled.model_copy(update={"text": StandardLibrary(split="held_out")})
 
 
 def _run(name: str, table: Mapping[str, Any]) -> tuple[Recipe, Training]:

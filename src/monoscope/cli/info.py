@@ -60,6 +60,10 @@ def check(path: Path, kind: str) -> None:
         from monoscope.harvest.pack import TokenWindows
 
         TokenWindows.load(path)
+    elif kind == "features":
+        from monoscope.features import FeatureBundle
+
+        FeatureBundle.open(path).verify()
     elif kind == "dictionary":
         from monoscope.dictionaries import load
 

@@ -22,6 +22,8 @@ from monoscope.core.progress import Lines, _current
 FLAGS = {
     "harvest": ["--force", "--json", "--out", "--set"],
     "train": ["--force", "--json", "--out", "--resume", "--set"],
+    "analyze": ["--force", "--json", "--out", "--set"],
+    "evaluate": ["--force", "--json", "--out", "--set"],
     "demo": ["--force", "--json", "--out"],
     "info": ["--json", "--verify"],
 }
@@ -74,7 +76,7 @@ def test_unknown_verbs_and_missing_arguments_are_usage_errors(call: Call) -> Non
     assert call().code == 2
 
 
-@pytest.mark.parametrize("verb", ["harvest", "train"])
+@pytest.mark.parametrize("verb", ["harvest", "train", "analyze", "evaluate"])
 def test_a_configuration_that_is_not_there(call: Call, verb: str) -> None:
     done = call(verb, "nowhere.toml", "--out", "x")
     assert (done.code, done.out) == (2, "")

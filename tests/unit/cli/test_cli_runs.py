@@ -16,6 +16,7 @@ from command_line import Call
 
 from monoscope.core.config import read_toml
 from monoscope.dictionaries import load
+from monoscope.features import FeatureBundle
 from monoscope.harvest import ActivationStore
 
 
@@ -119,7 +120,7 @@ def test_text_without_a_token(call: Call, harvest_config: Path, tmp_path: Path) 
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(call: Call, train_config: Path, tmp_path: Path) -> None:
-    settings = ("--set", "training.tokens=20000")
+    settings = ("--set", "training.tokens=12000")
     assert call("train", train_config, "--out", "whole", *settings).code == 0
     command = [sys.executable, "-m", "monoscope", "train", str(train_config), "--out", "cut", *settings]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -139,6 +140,53 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(call: Call, train_config
     assert call("train", train_config, "--out", "cut", *settings, "--resume").code == 0
     whole, cut = (load(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_dictionary_is_examined_as_it_was_trained(
+    call: Call, train_config: Path, model: Path, tmp_path: Path
+) -> None:
+    assert call("train", train_config, "--out", "sae").code == 0
+    (tmp_path / "held_out.txt").write_text("a dog is not a cat, and the rug is red. " * 50)
+    config = tmp_path / "examine.toml"
+    config.write_text('dictionary = "sae"\n')
+
+    done = call("evaluate", config, "--out", "evaluation")
+    assert done.code == 2
+    assert "text: name text the dictionary was not trained on" in done.err
+    assert not (tmp_path / "evaluation").exists()
+
+    held_out = ("--set", "text={kind = 'files', paths = ['held_out.txt']}")
+    done = call("evaluate", config, *held_out, "--out", "evaluation", "--json")
+    assert done.code == 0, done.err
+    assert done.result["same_model"] is True
+    assert done.result["n_windows"] > 5
+    kept = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert kept == done.result
+    used = read_toml(tmp_path / "evaluation" / "evaluate.toml")
+    assert (used["model"], used["context"]) == (str(model), 32)
+    table = call("evaluate", config, *held_out)
+    assert table.code == 0
+    assert "ce recovered" in table.out
+    assert call("evaluate", config, *held_out, "--out", "evaluation").code == 1
+
+    done = call("analyze", config, "--out", "features.mono", "--json")
+    assert done.code == 0, done.err
+    assert done.result["features"] == 48
+    bundle = FeatureBundle.open(tmp_path / "features.mono")
+    assert bundle.manifest["data"]["dataset"] == {"kind": "files", "paths": ["text.txt"], "field": "text"}
+    info = call("info", "features.mono", "--verify", "--json").result
+    assert (info["kind"], info["verified"]) == ("features", True)
+    assert call("analyze", config, "--out", "features.mono").code == 1
+
+
+def test_another_model_is_refused_unless_asked_for(call: Call, train_config: Path, model: Path, tmp_path: Path) -> None:
+    assert call("train", train_config, "--out", "sae").code == 0
+    config = tmp_path / "examine.toml"
+    config.write_text(f'dictionary = "sae"\ndtype = "bf16"\nmodel = "{model}"\n')
+    done = call("analyze", config, "--out", "features.mono")
+    assert done.code == 1
+    assert "in bf16 has other weights" in done.err
+    assert call("analyze", config, "--out", "features.mono", "--set", "any_model=true").code == 0
 
 
 def test_nothing_to_resume(call: Call, train_config: Path) -> None:

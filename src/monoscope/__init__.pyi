@@ -1,0 +1,32 @@
+from monoscope.core.acts import Acts as Acts
+from monoscope.core.batch import ActivationBatch as ActivationBatch
+from monoscope.core.errors import MonoscopeError as MonoscopeError
+from monoscope.core.errors import UserError as UserError
+from monoscope.core.site import Site as Site
+from monoscope.dictionaries import Dictionary as Dictionary
+from monoscope.dictionaries import Recipe as Recipe
+from monoscope.dictionaries import load as load
+from monoscope.evals import Evaluation as Evaluation
+from monoscope.evals import evaluate as evaluate
+from monoscope.features import Analysis as Analysis
+from monoscope.features import FeatureBundle as FeatureBundle
+from monoscope.features import analyze as analyze
+from monoscope.harvest import ActivationSource as ActivationSource
+from monoscope.harvest import ActivationStore as ActivationStore
+from monoscope.harvest import TokenWindows as TokenWindows
+from monoscope.harvest import from_array as from_array
+from monoscope.harvest import live as live
+from monoscope.harvest import repeat as repeat
+from monoscope.harvest import shuffle as shuffle
+from monoscope.harvest import synthetic as synthetic
+from monoscope.interventions import ablate as ablate
+from monoscope.interventions import clamp as clamp
+from monoscope.interventions import patch as patch
+from monoscope.interventions import splice as splice
+from monoscope.interventions import steer as steer
+from monoscope.models import Edit as Edit
+from monoscope.models import LanguageModel as LanguageModel
+from monoscope.training import Training as Training
+from monoscope.training import train as train
+
+__version__: str

@@ -1,0 +1,30 @@
+"""``monoscope analyze``: what the features of a dictionary are."""
+
+from __future__ import annotations
+
+from monoscope.cli.session import ConfigFile, Force, Json, Out, Overrides, session, show
+
+
+def analyze(
+    config: ConfigFile, out: Out, overrides: Overrides = None, force: Force = False, as_json: Json = False
+) -> None:
+    """Describe every feature of a dictionary: when it fires, what it promotes, and its contexts."""
+    with session(as_json=as_json):
+        from monoscope.cli.configs import AnalyzeConfig
+        from monoscope.core.io import refuse_existing, write_text
+        from monoscope.dictionaries import load
+        from monoscope.features import analyze as describe
+
+        settings = AnalyzeConfig.load(config, overrides or ())
+        refuse_existing(out, force=force)
+        dictionary = load(settings.dictionary)
+        settings = settings.as_trained(dictionary)
+        lm = settings.language_model()
+        settings.check_model(dictionary, lm)
+        sites = tuple(dict.fromkeys((*dictionary.reads, *dictionary.writes)))
+        source = settings.source(lm, settings.windows(lm), sites)
+        bundle = describe(dictionary, source, out, lm=lm, config=settings.analysis, force=force)
+        write_text(out / "analyze.toml", settings.to_toml())
+        measured = {name: value for name, value in bundle.manifest["stats"].items() if value is not None}
+        tokens = bundle.manifest["data"]["n_tokens"]
+        show({"bundle": str(out), "features": len(bundle), "tokens": tokens, **measured}, as_json=as_json)

@@ -1,0 +1,45 @@
+"""``monoscope evaluate``: what a dictionary is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monoscope.cli.session import ConfigFile, Force, Json, Overrides, session, show
+
+
+def evaluate(
+    config: ConfigFile,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", show_default=False, help="Directory to keep the result in.")
+    ] = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a dictionary on held-out text: fidelity, sparsity, and what splicing it in costs the model."""
+    with session(as_json=as_json):
+        from monoscope import evals
+        from monoscope.cli.configs import EvaluateConfig
+        from monoscope.core.io import output_directory, refuse_existing, write_json, write_text
+        from monoscope.dictionaries import load
+
+        settings = EvaluateConfig.load(config, overrides or ())
+        if out is not None:
+            refuse_existing(out, force=force)
+        dictionary = load(settings.dictionary)
+        settings = settings.as_trained(dictionary)
+        lm = settings.language_model()
+        settings.check_model(dictionary, lm)
+        windows = settings.windows(lm)
+        result = evals.evaluate(lm, dictionary, windows, batch=settings.windows_per_batch, skip=settings.skip)
+        if out is not None:
+            with output_directory(out, force=force) as partial:
+                write_text(partial / "evaluate.toml", settings.to_toml())
+                write_json(partial / "evaluation.json", result.to_dict())
+        if as_json:
+            show(result.to_dict(), as_json=True)
+        else:
+            print(result)
