@@ -103,9 +103,8 @@ def main() -> None:
         for _ in range(options.turns):
             for name, run in contestants.items():
                 times[name].append(seconds(run))
-    print(
-        f"{lm.name}, {options.dtype}, after block {layer}, {options.at_once} x {windows.context}, {options.threads} threads"
-    )
+    size = f"{options.at_once} x {windows.context} tokens, {options.threads} threads"
+    print(f"{lm.name}, {options.dtype}, after block {layer}, {size}")
     for name, measured in times.items():
         ratio = statistics.median(a / b for a, b in zip(times["bare loop"], measured, strict=True))
         print(

@@ -62,7 +62,7 @@ def read_source(path: Path) -> str | None:
 
 
 def standard_library_texts(split: Split, root: Path | None = None, *, mixed: bool = False) -> Iterator[str]:
-    """The texts of a split, one file at a time, by path; ``mixed``: in an order that makes any beginning a fair sample."""
+    """The texts of a split, one file at a time: by path, or ``mixed`` so that any beginning is a fair sample."""
     root = root or standard_library_root()
     paths = standard_library_files(split, root)
     if mixed:

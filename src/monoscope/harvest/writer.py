@@ -89,18 +89,19 @@ class _Writer:
     def resume(self, source: ActivationSource, *, force: bool) -> None:
         """Go on where an interrupted run of the same job stopped, if there was one."""
         journal = self.directory / JOURNAL
-        done = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else None
-        if done is not None and done["job"] != self.job and not force:
-            raise MismatchError(
-                f"{self.directory} is an unfinished harvest of something else: {_differences(done['job'], self.job)}; "
-                "go on with its settings, or start over with --force"
-            )
-        is_ours = done is not None and done["job"] == self.job
-        kept = {LOCK, *((JOURNAL, *(shard["file"] for shard in done["shards"])) if is_ours else ())}
+        done = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else {}
+        if done and done["job"] != self.job:
+            if not force:
+                raise MismatchError(
+                    f"{self.directory} is an unfinished harvest of something else: "
+                    f"{_differences(done['job'], self.job)}; go on with its settings, or start over with --force"
+                )
+            done = {}
+        kept = {LOCK} | ({JOURNAL, *(shard["file"] for shard in done["shards"])} if done else set())
         for entry in self.directory.iterdir():
             if entry.name not in kept:
                 remove(entry)
-        if not is_ours:
+        if not done:
             return
         self.shards = [Shard(**shard) for shard in done["shards"]]
         for shard in self.shards:
