@@ -22,7 +22,7 @@ import typer
 from jaxtyping import Bool, Float, Int
 from tokenizers import Encoding, Tokenizer
 
-from monoscope.core.errors import DataError
+from monoscope.core.errors import DataError, ModelError
 from monoscope.core.io import write_json
 from monoscope.core.progress import progress
 from monoscope.demo.pretrain import BOS
@@ -92,7 +92,7 @@ def _documents(
     tokenizer: Tokenizer, split: Split, *, labelled: bool
 ) -> Iterator[tuple[Int[np.ndarray, " n"], PythonLabels]]:
     """Tokens of each document of a split behind a beginning-of-sequence token, and their labels, or none."""
-    bos = tokenizer.token_to_id(BOS)
+    bos = _bos(tokenizer)
     texts = list(standard_library_texts(split))
     with progress(f"tokenize {split.replace('_', ' ')} files", len(texts), "files") as bar:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
@@ -101,6 +101,13 @@ def _documents(
                 labels = [unlabelled(1), _labels(text, encoding)] if labelled else []
                 yield np.array([bos, *encoding.ids]), PythonLabels.concatenate(labels)
             bar.advance(len(part))
+
+
+def _bos(tokenizer: Tokenizer) -> int:
+    bos = tokenizer.token_to_id(BOS)
+    if bos is None:
+        raise ModelError(f"the tokenizer has no {BOS}: this is not a model that monoscope.demo.pretrain trained")
+    return bos
 
 
 def _labels(text: str, encoding: Encoding) -> PythonLabels:
@@ -113,7 +120,7 @@ def _labels(text: str, encoding: Encoding) -> PythonLabels:
 @torch.no_grad()
 def predict(lm: LanguageModel, tokenizer: Tokenizer, ids: Int[np.ndarray, " n"], labels: PythonLabels) -> Predictions:
     """Predictions on a stream of tokens, cut into windows as in training; the incomplete last window is left out."""
-    bos, n_windows = tokenizer.token_to_id(BOS), len(ids) // WINDOW
+    bos, n_windows = _bos(tokenizer), len(ids) // WINDOW
     windows = torch.from_numpy(ids[: n_windows * WINDOW]).reshape(n_windows, WINDOW)
     nll, top = [], []
     with progress("predict", windows.numel()) as bar:
@@ -167,7 +174,7 @@ def _share(true: Bool[np.ndarray, " n"], among: Bool[np.ndarray, " n"]) -> float
 
 def complete(lm: LanguageModel, tokenizer: Tokenizer, prompt: str, n_tokens: int = 12) -> str:
     """The likeliest continuation of a prompt that opens a document."""
-    tokens = torch.tensor([[tokenizer.token_to_id(BOS), *tokenizer.encode(prompt).ids]])
+    tokens = torch.tensor([[_bos(tokenizer), *tokenizer.encode(prompt).ids]])
     return tokenizer.decode(lm.generate(tokens, max_new_tokens=n_tokens)[0, tokens.shape[1] :].tolist())
 
 
@@ -185,7 +192,7 @@ def copies_names(
     others = np.roll(names, 1, axis=0)
     out: dict[str, float | int] = {"names": n_names, "chance": 1 / lm.vocab_size}
     for suffix, before in (("", names), ("_elsewhere", others)):
-        parts = [np.full((n_names, 1), tokenizer.token_to_id(BOS))]
+        parts = [np.full((n_names, 1), _bos(tokenizer))]
         for text, name in zip(COPYING, (before, before, names), strict=True):
             parts += [np.tile(tokenizer.encode(text).ids, (n_names, 1)), name]
         ids = torch.from_numpy(np.concatenate(parts, axis=1))
