@@ -59,7 +59,9 @@ class Family:
     norm: what stands between the last block and the unembedding; None if nothing does
     positions: learned position embeddings; they end at the context length
     takes_positions: whether the model accepts position ids
-    project: a projection between final norm and unembedding; logit_bias: a buffer added to the logits
+    project_in: a projection of the token embeddings, whose output ``embed`` then is, in models that have one
+    project_out: a projection between final norm and unembedding, in models that have one
+    logit_bias: a buffer added to the logits
     softcap: whether the head applies the config's ``final_logit_softcapping``
     classifier: the head that yields logits in a model without an unembedding
     """
@@ -68,10 +70,11 @@ class Family:
     order: Literal["sequential", "parallel", "post_norm"] = "sequential"
     blocks: Mapping[Stack, str] = field(default_factory=lambda: {"": "layers"})
     embed: Mapping[Stack, str] = field(default_factory=lambda: {"": "embed_tokens"})
+    project_in: str | None = None
     norm: str | None = "norm"
     positions: tuple[str, ...] = ()
     takes_positions: bool = True
-    project: str | None = None
+    project_out: str | None = None
     logit_bias: str | None = None
     softcap: bool = False
     classifier: str | None = None
@@ -183,7 +186,8 @@ OPT_POST_NORM = Family(
     embed={"": "decoder.embed_tokens"},
     norm="decoder.final_layer_norm",
     positions=("decoder.embed_positions",),
-    project="decoder.project_out",
+    project_in="decoder.project_in",
+    project_out="decoder.project_out",
 )
 
 OPT = replace(
@@ -287,11 +291,8 @@ def family_of(config: PreTrainedConfig) -> Family | None:
     match config.model_type:
         case "gpt_neox" if not config.use_parallel_residual:
             return GPT_NEOX_SEQUENTIAL
-        case "opt":
-            family = OPT if config.do_layer_norm_before else OPT_POST_NORM
-            if config.word_embed_proj_dim != config.hidden_size:
-                family = replace(family, embed={"": "decoder.project_in"})
-            return family
+        case "opt" if not config.do_layer_norm_before:
+            return OPT_POST_NORM
         case "dinov2" if config.use_swiglu_ffn:
             return DINOV2_GATED
         case known:

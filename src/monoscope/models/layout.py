@@ -51,8 +51,7 @@ class Layout:
 
     def _sites(self) -> Iterator[Site]:
         for stack, blocks in self.blocks.items():
-            if self._exists(Site(None, "embed", stack)):
-                yield Site(None, "embed", stack)
+            yield Site(None, "embed", stack)
             for layer in range(len(blocks)):
                 for kind in LAYER_KINDS:
                     site = Site(layer, kind, stack)
@@ -67,7 +66,7 @@ class Layout:
             head = self.family.classifier
             return self.hf.get_output_embeddings() is not None if head is None else _module(self.hf, head) is not None
         if site.layer is None:
-            return _module(self.hf.base_model, self.family.embed[site.stack]) is not None
+            return True
         at = self.family.sites.get(site.kind)
         return at is not None and _module(self.blocks[site.stack][site.layer], at.path) is not None
 
@@ -110,7 +109,9 @@ class Layout:
             return Place(self.hf, "out", entry="logits")
         assert self.family is not None
         if site.layer is None:
-            return Place(self.hf.base_model.get_submodule(self.family.embed[site.stack]), "out")
+            base, table = self.hf.base_model, self.family
+            embed = table.project_in if _module(base, table.project_in) is not None else table.embed[site.stack]
+            return Place(base.get_submodule(embed or ""), "out")
         block, at = self.blocks[site.stack][site.layer], self.family.sites[site.kind]
         return Place(
             block.get_submodule(at.path),
@@ -154,9 +155,9 @@ class Layout:
         return f"{message}; {nearest(site.kind, here)}"
 
 
-def _module(root: nn.Module, path: str) -> nn.Module | None:
+def _module(root: nn.Module, path: str | None) -> nn.Module | None:
     """The module at a path, or None."""
     try:
-        return root.get_submodule(path)
+        return None if path is None else root.get_submodule(path)
     except AttributeError:
         return None

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from monoscope.core.errors import ModelError
+from monoscope.core.errors import ModelError, nearest
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
@@ -26,27 +27,56 @@ HELP = "give a directory with config.json and model.safetensors, or a Hugging Fa
 def load(
     path_or_id: str | os.PathLike[str], *, dtype: torch.dtype, trust_remote_code: bool, revision: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """Model and tokenizer; None for a tokenizer where there is none. Raises ModelError."""
+    """Model and tokenizer; None for a tokenizer where there is none. Raises ModelError.
+
+    What the local cache of the hub holds whole is not fetched again, so that it loads without a network, and at once.
+    """
     source = os.fspath(path_or_id)
     path = Path(source).expanduser()
-    is_local = path.exists() or _looks_like_path(source)
-    if is_local:
-        check_directory(path)
-        source = str(path)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
-    with _quiet(), _explained(source, is_local=is_local):
-        config = AutoConfig.from_pretrained(source, **common)
-        model, info = model_class(config).from_pretrained(
-            source, dtype=dtype, output_loading_info=True, weights_only=True, **common
-        )
-        tokenizer = _tokenizer(source, model, is_local=is_local, common=common)
-    if missing := sorted(info["missing_keys"]):
-        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    with _quiet():
+        if path.exists() or _looks_like_path(source):
+            check_directory(path)
+            has_tokenizer = any((path / name).is_file() for name in TOKENIZER)
+            with _explained(source, is_local=True):
+                return _load(str(path), dtype, common, tokenizer="required" if has_tokenizer else "none")
+        with suppress(OSError, ValueError):
+            return _load(source, dtype, common | {"local_files_only": True}, tokenizer="required")
+        with _explained(source, is_local=False):
+            return _load(source, dtype, common, tokenizer="optional")
+
+
+def _load(
+    source: str, dtype: torch.dtype, common: dict[str, Any], *, tokenizer: Literal["required", "optional", "none"]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    config = AutoConfig.from_pretrained(source, **common)
+    model, info = model_class(config).from_pretrained(
+        source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, weights_only=True, **common
+    )
+    _check_complete(source, type(model).__name__, info)
+    if tokenizer == "none" or model.main_input_name != "input_ids":
+        return model, None
+    try:
+        return model, AutoTokenizer.from_pretrained(source, **common)
+    except (OSError, ValueError, KeyError):
+        if tokenizer == "required":
+            raise
+        return model, None
+
+
+def _check_complete(source: str, name: str, info: dict[str, Any]) -> None:
+    """Raises ModelError if any weight would be left random."""
+    wrong = sorted(info["missing_keys"])
+    what = "lack tensors"
+    if not wrong and info["mismatched_keys"]:
+        wrong = sorted(f"{key} is {list(found)}, not {list(right)}" for key, found, right in info["mismatched_keys"])
+        what = "have other shapes than the tensors"
+    if wrong:
+        some = ", ".join(wrong[:3]) + (f", and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise ModelError(
-            f"the weights in {source} lack {len(missing)} tensors that {type(model).__name__} needs ({some}); "
-            "they would be random. Copy or download the checkpoint again, or correct 'architectures' in config.json"
+            f"the weights in {source} {what} that {name} needs: {some}. They would be random; copy or download the "
+            "checkpoint again, or correct config.json"
         )
-    return model, tokenizer
 
 
 def model_class(config: transformers.PreTrainedConfig) -> Any:
@@ -55,7 +85,7 @@ def model_class(config: transformers.PreTrainedConfig) -> Any:
         return transformers.CLIPVisionModel
     name = (config.architectures or [""])[0].replace("BertForPreTraining", "BertForMaskedLM")
     known = getattr(transformers, name, None) if name else None
-    if known is not None:
+    if isinstance(known, type) and issubclass(known, PreTrainedModel):
         return known
     remote = getattr(config, "auto_map", {})
     is_causal = "AutoModelForCausalLM" in remote or type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
@@ -78,6 +108,10 @@ def check_directory(path: Path) -> None:
         raise ModelError(f"{path / 'config.json'} is not JSON: {error}") from None
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"{path / 'config.json'} names no model_type, so it is not a Hugging Face model's; {HELP}")
+    kind = config["model_type"]
+    if kind not in transformers.CONFIG_MAPPING and "auto_map" not in config:
+        near = nearest(str(kind), transformers.CONFIG_MAPPING)
+        raise ModelError(f"transformers {transformers.__version__} knows no model_type {kind!r} (in {path}); {near}")
     for file in _weight_files(path):
         _check_weights(file)
 
@@ -113,21 +147,6 @@ def _check_weights(file: Path) -> None:
         ) from None
 
 
-def _tokenizer(
-    source: str, model: PreTrainedModel, *, is_local: bool, common: dict[str, Any]
-) -> PreTrainedTokenizerBase | None:
-    if model.main_input_name != "input_ids":
-        return None
-    if is_local and not any((Path(source) / name).is_file() for name in TOKENIZER):
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(source, **common)
-    except (OSError, ValueError, KeyError):
-        if is_local:
-            raise
-        return None
-
-
 def _looks_like_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1 or not source
 
@@ -145,7 +164,9 @@ def _explained(source: str, *, is_local: bool) -> Iterator[None]:
     """Turns what transformers raises about a source into a ModelError."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError, StrictDataclassError) as error:
         found = " ".join(str(error).split())
         if "trust_remote_code" in found:
             raise ModelError(

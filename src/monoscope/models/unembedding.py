@@ -29,7 +29,7 @@ def unembedding(hf: PreTrainedModel, family: Family | None) -> Unembedding:
     if family is None or head is None:
         raise ModelError(f"{type(hf).__name__} has no unembedding to tokens that is known here")
     weight = head.weight.T
-    project = _find(hf, family.project)
+    project = _find(hf, family.project_out)
     if project is not None:
         weight = project.weight.T @ weight
     bias = head.bias if family.logit_bias is None else hf.get_buffer(family.logit_bias)[0]
