@@ -48,7 +48,7 @@ class Pretraining(BaseModel):
     context: int = 256  # tokens in a window
     windows_per_step: int = 32
     windows_per_pass: int = 16  # forward and backward at once; the rest is accumulated
-    tokens: int = 36_000_000
+    tokens: int = 26_000_000
     warmup_steps: int = 100
     decay_share: float = 0.3  # of the run, at its end
     lr_muon: float = 5e-3
