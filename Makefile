@@ -14,7 +14,7 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 demo: $(INSTALLED)
-	@$(BIN)/monoscope demo
+	@$(BIN)/monoscope demo --out runs/demo --force
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest -q -n 2

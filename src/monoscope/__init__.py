@@ -1,5 +1,8 @@
 """monoscope takes a language model apart into features people can read, and hands those features back as tools."""
 
+# pyright: reportUnsupportedDunderAll=false
+# Type checkers read __init__.pyi.
+
 from importlib import import_module
 from typing import Any
 

@@ -95,7 +95,7 @@ class TrainConfig(Reading):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = sorted(self.model_fields_set & Reading.model_fields.keys())
+        given = sorted(name for name, value in Reading() if value != getattr(self, name))
         if self.activations is not None and given:
             raise ValueError(f"activations are read from {self.activations}; {', '.join(given)} would have no effect")
         if self.activations is None and not self.reads:
