@@ -488,24 +488,22 @@ ATTENTIONS = [(name, "eager") for name in TEXT] + [(name, "sdpa") for name in TE
 @pytest.mark.parametrize(("name", "attention"), ATTENTIONS)
 def test_a_padded_row_reads_as_the_row_alone(name: str, attention: str) -> None:
     lm = model(name)
-    lengths, longest = (4, 11, 7), 11
-    tokens = torch.randint(3, 90, (3, longest))
-    sites = [site for site in lm.sites() if site.kind in ("embed", "attn_in", "z", "mlp_out", "resid_post")]
+    rows, longest = [some_tokens(lm, 1, n) for n in (4, 11, 7)], 11
+    kinds = ("embed", "attn_in", "z", "mlp_out", "resid_post", "logits")
+    sites = [site for site in lm.sites() if site.kind in kinds]
     lm.hf.set_attn_implementation(attention)
     try:
+        alone = [lm.read(row, sites) for row in rows]
         for side in ("left", "right"):
-            spans = [slice(longest - n, longest) if side == "left" else slice(0, n) for n in lengths]
+            spans = [slice(longest - row.shape[1], longest) if side == "left" else slice(row.shape[1]) for row in rows]
+            padded = torch.zeros(3, longest, dtype=torch.long)
             mask = torch.zeros(3, longest, dtype=torch.bool)
-            for row, span in enumerate(spans):
-                mask[row, span] = True
-            padded = torch.where(mask, tokens, 0)
-            read, logits = lm.read(padded, sites, mask), lm.logits(padded, mask)
-            for row, span in enumerate(spans):
-                alone = tokens[row : row + 1, span]
-                expected = lm.read(alone, sites)
-                for site in sites:
-                    assert close(read[site][row : row + 1, span], expected[site]), (side, site)
-                assert close(logits[row : row + 1, span], lm.logits(alone)), side
+            for i, (row, span) in enumerate(zip(rows, spans, strict=True)):
+                padded[i, span], mask[i, span] = row[0], True
+            read = lm.read(padded, sites, mask)
+            for site in sites:
+                for i, span in enumerate(spans):
+                    assert close(read[site][i : i + 1, span], alone[i][site]), (side, site)
     finally:
         lm.hf.set_attn_implementation("eager")
 
