@@ -83,7 +83,9 @@ class Layout:
                 f"{self._name} ({self.hf.config.model_type}) has no table of sites, so {str(site)!r} is not known; "
                 f"name a module, as in {self._example()!r}"
             )
-        if site.kind == "logits" and not site.stack:
+        if site.kind == "logits":
+            if site.stack:
+                raise SiteError("logits belong to the whole model; write 'logits'")
             if not self._exists(site):
                 raise SiteError(f"{self._name} has no logits: it was saved without a head")
             return site

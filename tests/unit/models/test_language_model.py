@@ -69,6 +69,7 @@ def test_two_stacks(bart: LanguageModel) -> None:
     assert "write 'encoder.0.resid_post' or 'decoder.0.resid_post'" in refusal(bart, "0.resid_post")
     assert "the decoder has layers 0..0" in refusal(bart, "decoder.1.resid_post")
     assert "a norm follows each addition" in refusal(bart, "encoder.0.resid_mid")
+    assert "write 'logits'" in refusal(bart, "encoder.logits")
     stacks = {site.stack for site in bart.sites()}
     assert stacks == {"encoder", "decoder", ""}
 
