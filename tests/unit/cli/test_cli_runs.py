@@ -19,6 +19,8 @@ from monoscope.dictionaries import load
 from monoscope.features import FeatureBundle
 from monoscope.harvest import ActivationStore
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
 
 def test_harvest_then_train_on_the_store(call: Call, harvest_config: Path, tmp_path: Path) -> None:
     done = call("harvest", harvest_config, "--out", "deep/acts", "--set", "store_dtype=bf16", "--json")
@@ -119,6 +121,7 @@ def test_text_without_a_token(call: Call, harvest_config: Path, tmp_path: Path) 
     assert not (tmp_path / "acts").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_weights(call: Call, train_config: Path, tmp_path: Path) -> None:
     settings = ("--set", "training.tokens=12000")
     assert call("train", train_config, "--out", "whole", *settings).code == 0
@@ -187,6 +190,41 @@ def test_another_model_is_refused_unless_asked_for(call: Call, train_config: Pat
     assert done.code == 1
     assert "in bf16 has other weights" in done.err
     assert call("analyze", config, "--out", "features.mono", "--set", "any_model=true").code == 0
+
+
+@pytest.mark.parametrize("example", ["train", "transcoder", "sweep"])
+def test_examples_train(call: Call, model: Path, harvest_config: Path, tmp_path: Path, example: str) -> None:
+    sites = {"transcoder": ['reads=["1.mlp_in"]', 'writes=["1.mlp_out"]']}.get(example, ['reads=["1.resid_post"]'])
+    small = [
+        *sites,
+        f"model={model}",
+        "text={kind = 'files', paths = ['text.txt']}",
+        "context=32",
+        "recipe.wiring.n_features=96",
+        "training.tokens=1000",
+        "training.batch_tokens=100",
+        "training.shuffle_tokens=1000",
+    ]
+    done = call(
+        "train", EXAMPLES / f"{example}.toml", "--out", "out", "--json", *(w for s in small for w in ("--set", s))
+    )
+    assert done.code == 0, done.err
+    for path, summary in done.result["dictionaries"].items():
+        assert load(tmp_path / path).n_features == 96
+        assert summary["fvu"] > 0
+
+
+def test_demo_shows_what_the_demo_returns(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(out: Path, *, force: bool) -> dict[str, object]:
+        return {"FVU": 0.25, "page": out / "index.html", "force": force}
+
+    monkeypatch.setattr("monoscope.demo.run.run", run)
+    assert call("demo", "--json").result == {"FVU": 0.25, "page": "runs/demo/index.html", "force": False}
+    assert call("demo", "--out", "x", "--force").out.splitlines() == [
+        "FVU    0.25",
+        "page   x/index.html",
+        "force  True",
+    ]
 
 
 def test_nothing_to_resume(call: Call, train_config: Path) -> None:
