@@ -13,7 +13,6 @@ import torch
 from monoscope.core.acts import Acts
 from monoscope.core.site import Site
 from monoscope.dictionaries import ActivationFunction, Autoencoder, Dictionary, Recipe, load
-from monoscope.dictionaries.initialize import initialize_
 from monoscope.dictionaries.objective import Term
 
 IN, OUT = Site(1, "mlp_in"), Site(1, "mlp_out")
@@ -54,7 +53,7 @@ def build(function: str, wiring: str = "sae", *, seed: int = 0, dtype: torch.dty
     chosen = recipe(function, wiring)
     dictionary = chosen.build((IN,), (IN if is_sae else OUT,), {IN: D_IN, OUT: D_OUT}).train()
     x, target = sample(is_sae, seed)
-    initialize_(dictionary, chosen.initialize, x, target, generator)
+    dictionary.initialize_(chosen.initialize, x, target, generator)
     with torch.no_grad():
         for parameter in (dictionary.W_enc, dictionary.b_enc, dictionary.W_dec, dictionary.b_dec):
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)

@@ -88,9 +88,16 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def bos_id(tokenizer: Tokenizer) -> int:
+    """Number of the beginning-of-sequence token."""
+    bos = tokenizer.token_to_id(BOS)
+    assert bos is not None, f"the tokenizer lacks {BOS}"
+    return bos
+
+
 def token_stream(tokenizer: Tokenizer, texts: Iterator[str]) -> Tensor:
     """All documents, each preceded by BOS, as one int32 vector."""
-    bos = tokenizer.token_to_id(BOS)
+    bos = bos_id(tokenizer)
     ids: list[int] = []
     for encoding in tokenizer.encode_batch(list(texts)):
         ids.append(bos)
@@ -99,7 +106,7 @@ def token_stream(tokenizer: Tokenizer, texts: Iterator[str]) -> Tensor:
 
 
 class Windows:
-    """Windows of ``context`` tokens plus the token after, BOS first; batch ``i`` of any epoch is a pure function of i."""
+    """Windows of ``context`` tokens plus the token after, BOS first; batch i of any epoch is a function of i alone."""
 
     def __init__(self, stream: Tensor, context: int, bos: int, seed: int) -> None:
         self.stream, self.stride, self.bos, self.seed = stream, context, bos, seed
@@ -167,7 +174,7 @@ def save(path: Path, state: dict) -> None:
 
 def export(model: LlamaForCausalLM, tokenizer: Tokenizer, directory: Path, context: int) -> None:
     """Model in bf16 and tokenizer, in the Hugging Face layout."""
-    model.to(torch.bfloat16).save_pretrained(directory)
+    model.bfloat16().save_pretrained(directory)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS)
     fast.model_max_length = context
     fast.save_pretrained(directory)
@@ -188,12 +195,15 @@ def run(config: Pretraining, out: Path, *, resume: bool, checkpoint_every: float
     if not tokenizer_file.exists():
         train_tokenizer(standard_library_texts("train"), config.vocab_size).save(str(tokenizer_file))
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    bos = tokenizer.token_to_id(BOS)
+    bos = bos_id(tokenizer)
     train = Windows(token_stream(tokenizer, standard_library_texts("train")), config.context, bos, config.seed)
     held_out = Windows(token_stream(tokenizer, standard_library_texts("held_out")), config.context, bos, config.seed)
-    print(f"{len(train.stream):,} training tokens, {len(held_out.stream):,} held out, {config.steps:,} steps", flush=True)
+    print(
+        f"{len(train.stream):,} training tokens, {len(held_out.stream):,} held out, {config.steps:,} steps", flush=True
+    )
 
-    model = build_model(config, bos).to(device)
+    model = build_model(config, bos)
+    model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     optimizers = build_optimizers(model, config)
     first = 0
     if resume:

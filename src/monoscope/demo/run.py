@@ -35,10 +35,8 @@ def run(out: Path, *, force: bool = False, scale: float = 1.0) -> dict[str, Any]
     with progress("load the bundled model and its text", None, "steps"):
         lm = LanguageModel.from_pretrained(MODEL)
         lm.name = "bundled"
-        train_text, held_out = (
-            StandardLibrary(split=split).windows(lm, context=lm.context_length, tokens=round(tokens * scale))
-            for split, tokens in (("train", TRAIN_TOKENS), ("held_out", HELD_OUT_TOKENS))
-        )
+        train_text = StandardLibrary(split="train").windows(lm, tokens=round(TRAIN_TOKENS * scale))
+        held_out = StandardLibrary(split="held_out").windows(lm, tokens=round(HELD_OUT_TOKENS * scale))
     recipe = Recipe.from_dict(
         {
             "wiring": {"kind": "autoencoder", "n_features": EXPANSION * lm.width(SITE)},

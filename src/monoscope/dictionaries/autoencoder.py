@@ -22,6 +22,7 @@ from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import ActivationFunction, Dictionary, Wiring
+from monoscope.dictionaries.initialize import Initialization, initialize_autoencoder_
 
 
 class Autoencoder(Dictionary):
@@ -81,7 +82,7 @@ class Autoencoder(Dictionary):
         self.widths = {site: widths[site] for site in {*reads, *writes}}
         self.d_in, self.d_out, self.n_features = widths[reads[0]], widths[writes[0]], config.n_features
         self.acts_scale, self.provenance = None, {}
-        self.encode_dtype: torch.dtype | None = None  # a narrower one selects in it; see ops.encode_topk
+        self.encode_dtype = None
         self.W_enc = nn.Parameter(torch.zeros(self.n_features, self.d_in).T)
         self.b_enc = nn.Parameter(torch.zeros(self.n_features))
         self.W_dec = nn.Parameter(torch.zeros(self.n_features, self.d_out))
@@ -92,6 +93,16 @@ class Autoencoder(Dictionary):
         """Pre-activations: ``z @ W_enc + b_enc``."""
         z = x - self.b_dec if self.config.center else x
         return z @ self.W_enc + self.b_enc
+
+    def initialize_(
+        self,
+        config: Initialization,
+        x: Float[Tensor, "n d"],
+        target: Float[Tensor, "n d_out"],
+        generator: torch.Generator,
+    ) -> None:
+        """Set every parameter, from scaled activations of one sample."""
+        initialize_autoencoder_(self, config, x, target, generator)
 
     def decoder_norm(self) -> Float[Tensor, " F"]:
         """Norm of each decoder row."""
@@ -116,9 +127,7 @@ class Autoencoder(Dictionary):
             acts = self.activation(self.preacts(x), norm)
         else:
             center = self.b_dec if self.config.center else None
-            acts = ops.encode(
-                x, self.W_enc, self.b_enc, selection, center=center, norm=norm, dtype=self.encode_dtype
-            )
+            acts = ops.encode(x, self.W_enc, self.b_enc, selection, center=center, norm=norm, dtype=self.encode_dtype)
         if self.training:
             self.activation.observe(acts.detach(), norm)
         return acts

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from monoscope.core.config import Config
 from monoscope.core.errors import MismatchError
 from monoscope.core.io import fingerprint_tensors
 from monoscope.core.site import Site
+from monoscope.dictionaries.initialize import Initialization
 from monoscope.ops import Selection
 
 
@@ -58,19 +60,19 @@ class ActivationFunction(nn.Module, ABC):
     def frozen(self) -> ActivationFunction:
         """The function that inference uses."""
 
-    def observe(self, acts: Acts, norm: Float[Tensor, " F"] | None = None) -> None:  # noqa: B027
+    def observe(self, acts: Acts, norm: Float[Tensor, " F"] | None = None) -> None:
         """Learn from the activations of a training batch what inference will need; most functions need nothing."""
 
-    def calibrate(self, score: Float[Tensor, "n F"]) -> None:  # noqa: B027
+    def calibrate(self, score: Float[Tensor, "n F"]) -> None:
         """Set thresholds from the scores of an untrained dictionary; most functions have none."""
 
-    def reset(self) -> None:  # noqa: B027
+    def reset(self) -> None:
         """Forget what was observed; most functions remember nothing."""
 
-    def rescale_scores_(self, factor: float) -> None:  # noqa: B027
+    def rescale_scores_(self, factor: float) -> None:
         """Follow scores that have all been multiplied by ``factor``; only thresholds need to."""
 
-    def project_(self) -> None:  # noqa: B027
+    def project_(self) -> None:
         """Return parameters to their domain after an optimizer step; most functions have nothing to do."""
 
 
@@ -126,7 +128,18 @@ class Dictionary(nn.Module, ABC):
     n_features: int
     activation: ActivationFunction
     acts_scale: float | None
+    encode_dtype: torch.dtype | None  # a narrower one selects in it; see ops.encode
     provenance: dict[str, Any]
+
+    @abstractmethod
+    def initialize_(
+        self,
+        config: Initialization,
+        x: Float[Tensor, "n d"],
+        target: Float[Tensor, "n d_out"],
+        generator: torch.Generator,
+    ) -> None:
+        """Set every parameter, from scaled activations of one sample."""
 
     @abstractmethod
     def preacts(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch F"]:
@@ -182,7 +195,7 @@ class Dictionary(nn.Module, ABC):
         return Step(self, x, target, acts, self.decode(acts, x))
 
     def gather(self, batch: ActivationBatch) -> tuple[Tensor, Tensor]:
-        """Activations this dictionary reads, and those it is to reconstruct. Raises MismatchError for a missing site."""
+        """Activations that are read, and those to reconstruct. Raises MismatchError for a missing site."""
         for site in {*self.reads, *self.writes}:
             if site not in batch.activations:
                 found = ", ".join(map(str, batch.activations))

@@ -49,8 +49,6 @@ class Recipe(Config):
             raise ValueError("function 'jumprelu' needs a penalty on its thresholds: a term 'l0' or 'target_l0'")
         return self
 
-    def build(
-        self, reads: tuple[Site, ...], writes: tuple[Site, ...], widths: Mapping[Site, int]
-    ) -> Dictionary:
+    def build(self, reads: tuple[Site, ...], writes: tuple[Site, ...], widths: Mapping[Site, int]) -> Dictionary:
         """An uninitialized dictionary between sites."""
         return self.wiring.build(self.function, reads, writes, widths)

@@ -39,7 +39,9 @@ def encode(
         values, indices = _select(Blocks(z, rows, b_enc, norm, dtype), selection)
         if dtype != x.dtype:
             exact = gathered_dot(z, rows, indices).add_(b_enc[indices]).relu_()
-            values = exact * _still_kept(exact if norm is None else exact * norm[indices], values > 0, indices, selection)
+            values = exact * _still_kept(
+                exact if norm is None else exact * norm[indices], values > 0, indices, selection
+            )
     return Attach.apply(x, W_enc, b_enc, center, values, indices), indices
 
 
@@ -97,20 +99,20 @@ def _top_per_token(blocks: Blocks, k: int) -> tuple[Tensor, Tensor]:
 def _top_per_batch(blocks: Blocks, n_kept: int) -> tuple[Tensor, Tensor]:
     # A first block's own cut, lowered, bounds the batch's cut from below; if it proves too high, it is lowered again.
     share = n_kept / (blocks.n * blocks.n_features)
-    bound = None
+    bound = -1.0
     while True:
         found = []
         for rows, pre, score in blocks:
-            if bound is None:
-                bound = kth_largest(score.float(), min(score.numel(), round(1.3 * share * score.numel()) + 8))
-                bound = bound.clamp_min(0.0)
+            if bound < 0:
+                rank = min(score.numel(), round(1.3 * share * score.numel()) + 8)
+                bound = max(0.0, kth_largest(score.float(), rank).item())
             entries = _entries(rows, pre, score >= bound)
             kept_scores = entries[2] if blocks.norm is None else entries[2] * blocks.norm.float()[entries[1]]
             found.append((*entries, kept_scores))
         token, feature, value, score = (torch.cat(parts) for parts in zip(*found, strict=True))
         if len(score) >= n_kept or bound <= 0:
             break
-        bound = bound * 0.5 if bound > 1e-6 else torch.zeros(())
+        bound = bound * 0.5 if bound > 1e-6 else 0.0
     if len(score) > n_kept:
         keep = score >= kth_largest(score, n_kept)
         token, feature, value = token[keep], feature[keep], value[keep]
@@ -159,7 +161,7 @@ def gathered_dot(x: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
 
 
 def scatter_rows(weights: Tensor, indices: Tensor, rows: Tensor, n_features: int) -> Tensor:
-    """``out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n]``: ``[n, k], [n, k], [n, d] -> [F, d]``."""
+    """``out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n]``."""
     flat = indices.flatten()
     narrow = flat.to(torch.int16) if n_features < 2**15 else flat.to(torch.int32)
     order = narrow.argsort(stable=True)

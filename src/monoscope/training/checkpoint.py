@@ -47,7 +47,9 @@ def check_same_config(before: Mapping[str, Any], now: Mapping[str, Any]) -> None
 def _changes(before: Any, now: Any, where: str) -> list[str]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = sorted({*before, *now})
-        return [change for key in keys for change in _changes(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
+        return [
+            change for key in keys for change in _changes(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+        ]
     if isinstance(before, (list, tuple)) and isinstance(now, (list, tuple)):
         before, now = list(before), list(now)
     return [] if before == now else [f"{where} was {before!r}, now {now!r}"]

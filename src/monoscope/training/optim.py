@@ -57,7 +57,7 @@ class SignedMomentum(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Move every parameter that has a gradient."""
         assert closure is None, "a closure would be evaluated once per step, and nothing here needs one"
         for group in self.param_groups:

@@ -39,7 +39,9 @@ class Run:
                 kind = self.recipe.function.to_dict()["kind"]
                 raise ConfigError(f"schedules hold 'function.k', and the function {kind!r} has no k")
             if name.startswith("terms.") and (term := name.split(".")[1]) not in self.weights:
-                raise ConfigError(f"schedules hold {name!r}, and the recipe no such term; {nearest(term, self.weights)}")
+                raise ConfigError(
+                    f"schedules hold {name!r}, and the recipe no such term; {nearest(term, self.weights)}"
+                )
 
     def apply_schedules(self, step: int) -> None:
         """Set the learning rate, k and weights of a step."""
@@ -50,9 +52,9 @@ class Run:
                 for group in self.optimizer.param_groups:
                     group["lr"] = settings.optimizer.lr * factor
             elif name == "function.k":
-                full = self.recipe.function.k
+                full = self.recipe.function.to_dict()["k"]
                 moved = min(full * factor, self.dictionary.n_features)
-                self.dictionary.activation.k = round(moved) if isinstance(full, int) else moved
+                setattr(self.dictionary.activation, "k", round(moved) if isinstance(full, int) else moved)  # noqa: B010
             else:
                 term = name.split(".")[1]
                 self.weights[term] = self.recipe.terms[term].weight * factor
@@ -68,7 +70,9 @@ class Run:
     def terms(self, step: Step) -> dict[str, Tensor]:
         """The weighted terms of the loss, by name."""
         return {
-            name: self.weights[name] * term.value(step) for name, term in self.recipe.terms.items() if self.weights[name]
+            name: self.weights[name] * term.value(step)
+            for name, term in self.recipe.terms.items()
+            if self.weights[name]
         }
 
     def update(self) -> None:

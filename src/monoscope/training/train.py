@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,11 +17,10 @@ from monoscope.core.errors import ConfigError, DataError, MismatchError, nearest
 from monoscope.core.io import owned, refuse_existing, remove, write_text
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary
-from monoscope.dictionaries.initialize import initialize_
 from monoscope.dictionaries.normalize import estimate_scales
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.saved import FILES, load, write_files
-from monoscope.harvest import ActivationStore, from_array, repeat, shuffle
+from monoscope.harvest import ActivationStore, from_array, repeat, shuffle, take
 from monoscope.harvest.source import ActivationSource
 from monoscope.training.checkpoint import CHECKPOINT, check_same_config, load_checkpoint
 from monoscope.training.run import Run
@@ -45,8 +43,18 @@ class TrainedWith(Config):
     training: dict[str, Training]
 
 
+@overload
+def train(recipe: RecipeLike, source: SourceLike, **settings: Any) -> Dictionary: ...
+
+
+@overload
 def train(
-    recipe: RecipeLike | Sequence[RecipeLike],
+    recipe: list[RecipeLike] | tuple[RecipeLike, ...], source: SourceLike, **settings: Any
+) -> list[Dictionary]: ...
+
+
+def train(
+    recipe: RecipeLike | list[RecipeLike] | tuple[RecipeLike, ...],
     source: SourceLike,
     *,
     reads: Sequence[Site | str] | None = None,
@@ -69,8 +77,8 @@ def train(
 
     Raises ConfigError, DataError, MismatchError or OutputError, saying what was found and what would be right.
     """
-    several = isinstance(recipe, Sequence) and not isinstance(recipe, str)
-    recipes = [_recipe(item) for item in (recipe if several else [recipe])]
+    several = isinstance(recipe, (list, tuple))
+    recipes = [_recipe(item) for item in recipe] if isinstance(recipe, (list, tuple)) else [_recipe(recipe)]
     each = list(training) if isinstance(training, Sequence) else [training or Training()] * len(recipes)
     each = [Training.from_dict(item.to_dict() | settings) for item in each]
     _check_one_pass(each, len(recipes))
@@ -129,7 +137,9 @@ def _only_site(source: ActivationSource) -> tuple[Site, ...]:
 def _check_sites(source: ActivationSource, needed: set[Site]) -> None:
     for site in needed:
         if site not in source.sites:
-            raise MismatchError(f"the source has no activations at {site}; {nearest(str(site), map(str, source.sites))}")
+            raise MismatchError(
+                f"the source has no activations at {site}; {nearest(str(site), map(str, source.sites))}"
+            )
 
 
 def _check_one_pass(each: Sequence[Training], n_recipes: int) -> None:
@@ -167,6 +177,7 @@ def _prepare(
     sample, is_flat = _sample(source, {*config.reads, *config.writes})
     stream = repeat(source)
     if not is_flat:
+        stream = take(stream, first.steps * first.batch_tokens)
         stream = shuffle(stream, first.shuffle_tokens, first.seed, batch_tokens=first.batch_tokens)
     runs = [_start(name, recipe, config, sample) for name, recipe in config.recipes.items()]
     start = 0
@@ -188,7 +199,7 @@ def _sample(source: ActivationSource, sites: set[Site]) -> tuple[dict[Site, Tens
     position = source.state_dict()
     parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
     n_tokens, is_flat = 0, True
-    for batch in islice(source, 0, None):
+    for batch in source:
         is_flat = next(iter(batch.activations.values())).ndim == 2
         flat = batch.flat()
         for site in sites:
@@ -208,7 +219,7 @@ def _start(name: str, recipe: Recipe, config: TrainedWith, sample: Mapping[Site,
     dictionary = recipe.build(config.reads, config.writes, widths).train()
     scales = estimate_scales(sample, recipe.normalize)
     x, target = (sample[sites[0]] * scales[sites[0]].value for sites in (config.reads, config.writes))
-    initialize_(dictionary, recipe.initialize, x, target, torch.Generator().manual_seed(training.seed))
+    dictionary.initialize_(recipe.initialize, x, target, torch.Generator().manual_seed(training.seed))
     return Run(name, recipe, training, dictionary, scales)
 
 

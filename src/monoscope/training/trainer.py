@@ -22,9 +22,7 @@ from monoscope.training.log import Log
 from monoscope.training.run import Run
 
 
-def fit(
-    runs: Sequence[Run], source: ActivationSource, *, start: int, config: dict[str, Any], out: Path | None
-) -> None:
+def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: dict[str, Any], out: Path | None) -> None:
     """Train every run from step ``start`` to its end, on flat batches of the source.
 
     Writes a row per run to its log every ``log_every`` steps, and with ``out`` a checkpoint every
@@ -46,7 +44,7 @@ def fit(
                 run.apply_schedules(step - 1)
                 out_step = run.forward(batch)
                 terms = run.terms(out_step)
-                sum(terms.values()).backward()
+                torch.stack(list(terms.values())).sum().backward()
                 run.update()
                 if is_logged:
                     rows.append(run.metrics(out_step, terms))

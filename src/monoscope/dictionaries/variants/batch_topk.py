@@ -42,6 +42,8 @@ class BatchTopK(ActivationFunction):
 
     threshold: Tensor
 
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(self, config: Config, n_features: int) -> None:
         super().__init__()
         self.config, self.k, self.n_features = config, config.k, n_features

@@ -50,6 +50,8 @@ class JumpReLU(ActivationFunction):
                 raise ConfigError(f"calibrate_l0 is {self.calibrate_l0:g}, more than {n_features} features")
             return JumpReLU(self, torch.full((n_features,), self.threshold))
 
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(self, config: Config, threshold: Float[Tensor, " F"]) -> None:
         super().__init__()
         self.config, self.bandwidth = config, config.bandwidth

@@ -1,6 +1,6 @@
 """One training step, sparse against dense: the same TopK autoencoder, data, optimizer and thread count in one run.
 
-    python benchmarks/train_step.py [--out benchmarks/results/train_step.json]
+    python benchmarks/bench_train_step.py [--out benchmarks/results/bench_train_step.json]
 
 Reference job: batch 4,096, d 384, F 6,144, k 32, fp32. The dense side is plain autograd: every matrix product over all
 features, top-k, scatter. The sparse side is the product, with clipping, dead-feature counts and decoder projection on.
@@ -26,7 +26,6 @@ import torch
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.site import Site
 from monoscope.dictionaries import Recipe
-from monoscope.dictionaries.initialize import initialize_
 from monoscope.dictionaries.normalize import Scale
 from monoscope.training import Training
 from monoscope.training.run import Run
@@ -42,7 +41,7 @@ def make_run(encode_dtype: str = "fp32") -> Run:
     )
     dictionary = recipe.build((SITE,), (SITE,), {SITE: D}).train()
     x = batches(1)[0][:1024]
-    initialize_(dictionary, recipe.initialize, x, x, torch.Generator().manual_seed(0))
+    dictionary.initialize_(recipe.initialize, x, x, torch.Generator().manual_seed(0))
     training = Training(tokens=10**9, encode_dtype=encode_dtype)
     return Run("", recipe, training, dictionary, {SITE: Scale(1.0)})
 
@@ -106,7 +105,8 @@ SIDES = {
 
 def memory(side: str) -> float:
     """Peak growth in MB of a fresh process that runs one side for five steps."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import train_step; train_step.alone({side!r})"
+    here = str(Path(__file__).parent)
+    code = f"import sys; sys.path.insert(0, {here!r}); import bench_train_step; bench_train_step.alone({side!r})"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(out.stdout)
 
