@@ -42,7 +42,7 @@ class ActivationFunction(nn.Module, ABC):
             """The function for a number of features. Raises ConfigError for settings they cannot satisfy."""
             raise NotImplementedError
 
-    config: Config
+    config: Any  # the function's own Config
 
     @property
     @abstractmethod

@@ -42,7 +42,7 @@ class BatchTopK(ActivationFunction):
 
     threshold: Tensor
 
-    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: Config
 
     def __init__(self, config: Config, n_features: int) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ class JumpReLU(ActivationFunction):
                 raise ConfigError(f"calibrate_l0 is {self.calibrate_l0:g}, more than {n_features} features")
             return JumpReLU(self, torch.full((n_features,), self.threshold))
 
-    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: Config
 
     def __init__(self, config: Config, threshold: Float[Tensor, " F"]) -> None:
         super().__init__()
