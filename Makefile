@@ -11,7 +11,7 @@ INSTALLED = $(VENV)/.installed
 .PHONY: help demo test check lint bench docs
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^$$/q;s/^# //p' Makefile
 
 demo: $(INSTALLED)
 	@$(BIN)/monoscope demo --out runs/demo --force
@@ -25,8 +25,9 @@ lint: $(INSTALLED)
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports --no-logo
 
+# Checks of types and shapes on every call are left to `make test`: they take longer than the tests.
 check: lint
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow" --jaxtyping-packages=
 
 bench: $(INSTALLED)
 	@for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
