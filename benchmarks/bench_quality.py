@@ -33,15 +33,16 @@ def sign(lr: float, momentum: float) -> dict[str, Any]:
 
 
 TRIALS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "default (adam 6e-3)": {},
     "adam 3e-4": adam(3e-4),
     "adam 1e-3": adam(1e-3),
-    "adam 6e-3": adam(6e-3),
-    "adam 1e-2": adam(1e-2),
-    "adam 3e-3, betas 0.9 0.99": {"optimizer": {"kind": "adam", "lr": 3e-3, "betas": [0.9, 0.99]}},
+    "adam 3e-3": adam(3e-3),
+    "adam 8e-3": adam(8e-3),
+    "adam 1.2e-2": adam(1.2e-2),
     "sign 1e-3": sign(1e-3, 0.9),
     "sign 3e-3": sign(3e-3, 0.9),
-    "adam 3e-3, encoder scale 1": adam(3e-3),
+    "default, revival after a tenth": {"dead_after": 0.1},
+    "default, encoder scale 1": {},
 }
 
 

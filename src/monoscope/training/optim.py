@@ -23,10 +23,10 @@ class Optimizer(Config, family="optimizer"):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma, Ba 2015), without weight decay."""
+    """Adam (Kingma, Ba 2015), without weight decay. The rate is the best of ``benchmarks/bench_quality.py``."""
 
     kind: Literal["adam"] = "adam"
-    lr: float = Field(default=3e-3, gt=0)
+    lr: float = Field(default=6e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
 

@@ -24,7 +24,8 @@ class Training(Config):
     schedules: dict[str, Schedule] = Field(default_factory=lambda: {"optimizer.lr": Trapezoid()})
     clip: float = Field(default=1.0, ge=0, description="largest global norm of the gradient; 0: any")
     dead_after: Span | None = Field(
-        default=None, description="a feature silent for so long is dead; None: a tenth of the run, at most 10M tokens"
+        default=None,
+        description="silence after which a feature is dead; None: a fiftieth of the run, at most 10M tokens",
     )
     encode_dtype: Literal["fp32", "bf16"] = Field(
         default="fp32", description="precision that selects features; their values are exact in either"
@@ -50,5 +51,5 @@ class Training(Config):
     def dead_after_tokens(self) -> int:
         """``dead_after`` in tokens."""
         if self.dead_after is None:
-            return min(MOST_DEAD_AFTER, self.tokens // 10)
+            return min(MOST_DEAD_AFTER, self.tokens // 50)
         return self.dead_after if isinstance(self.dead_after, int) else round(self.dead_after * self.tokens)

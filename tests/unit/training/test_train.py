@@ -276,9 +276,9 @@ def test_schedules_move_k_and_the_rate(tmp_path: Path) -> None:
     }
     train(RECIPE, activations(), out=tmp_path / "run", **FAST, schedules=schedules)
     rows = {row["step"]: row for row in read_log(tmp_path / "run" / METRICS)}
-    assert rows[1]["lr"] == pytest.approx(3e-3 / 5)
-    assert rows[20]["lr"] == pytest.approx(3e-3)
-    assert rows[50]["lr"] < 3e-4
+    assert rows[1]["lr"] == pytest.approx(6e-3 / 5)
+    assert rows[20]["lr"] == pytest.approx(6e-3)
+    assert rows[50]["lr"] < 6e-4
     assert rows[1]["l0"] > 8
     assert rows[30]["l0"] <= 4
 

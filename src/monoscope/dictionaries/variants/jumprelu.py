@@ -39,7 +39,7 @@ class JumpReLU(ActivationFunction):
 
         kind: Literal["jumprelu"] = "jumprelu"
         threshold: float = Field(default=0.1, ge=0, description="initial, in score units")
-        bandwidth: float = Field(default=0.5, gt=0, description="eps, in score units")
+        bandwidth: float = Field(default=2.0, gt=0, description="eps, in score units")
         calibrate_l0: float | None = Field(
             default=None, gt=0, description="start from the threshold at which this many features fire per token"
         )
