@@ -1,0 +1,223 @@
+"""Writes a feature bundle: a temporary sibling directory, renamed when it is whole; the manifest comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Integer, UInt32
+from torch import Tensor
+
+from monoscope.core.io import fingerprint, output_directory, sha256_file, write_manifest, write_tensors
+from monoscope.features.collectors.selection import ContextTable
+from monoscope.features.columns import Columns, Ragged
+from monoscope.features.schema import (
+    CONTEXTS,
+    DETAILS,
+    FEATURES,
+    FEATURES_PER_FILE,
+    FEATURES_PER_GROUP,
+    GROUPS_PER_FILE,
+    MINOR,
+    OPTIONAL,
+    ROWS_PER_GROUP,
+    SCHEMA,
+    VERSION,
+    VOCABULARY,
+    contexts_file,
+    round_bits,
+)
+from monoscope.features.vocabulary import Vocabulary
+
+COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 6}
+VALUES = ("act.list.element",)  # float columns whose bytes compress better apart
+IDENTITY = ("dictionary", "model", "data", "analysis", "files")
+
+
+class Corpus:
+    """Token windows as they pass by; at the end, those that some context needs."""
+
+    def __init__(self) -> None:
+        self._tokens: list[np.ndarray] = []
+        self._lengths: list[np.ndarray] = []
+        self._documents: list[np.ndarray] = []
+        self.n_sequences = 0
+
+    def add(
+        self, tokens: UInt32[np.ndarray, "s pos"], lengths: Integer[np.ndarray, " s"], documents: Tensor | None
+    ) -> None:
+        """Keep a batch's sequences; without documents, each sequence is one."""
+        numbers = np.arange(self.n_sequences, self.n_sequences + len(tokens))
+        self._documents.append(numbers if documents is None else documents.cpu().numpy())
+        self._tokens.append(tokens)
+        self._lengths.append(lengths)
+        self.n_sequences += len(tokens)
+
+    @property
+    def lengths(self) -> Integer[np.ndarray, " s"]:
+        """Tokens of each sequence."""
+        return np.concatenate([np.zeros(0, np.int64), *self._lengths])
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest window."""
+        return max((tokens.shape[1] for tokens in self._tokens), default=0)
+
+    @property
+    def highest(self) -> int:
+        """Largest token id."""
+        return max((int(tokens.max()) for tokens in self._tokens if tokens.size), default=-1)
+
+    def tensors(self, chosen: Integer[np.ndarray, " n"]) -> dict[str, Tensor]:
+        """Chosen sequences, in the order of the corpus."""
+        width = self.context_length
+        out = np.zeros((len(chosen), width), np.uint32)
+        first = np.cumsum([0, *(len(tokens) for tokens in self._tokens)])
+        part = np.searchsorted(first, chosen, side="right") - 1
+        for i in np.unique(part):
+            rows = part == i
+            tokens = self._tokens[i]
+            out[rows, : tokens.shape[1]] = tokens[chosen[rows] - first[i]]
+        documents = np.concatenate([np.zeros(0, np.int64), *self._documents])[chosen]
+        return {
+            "tokens": torch.from_numpy(out),
+            "length": torch.from_numpy(self.lengths[chosen].astype(np.uint16)),
+            "doc": torch.from_numpy(documents.astype(np.uint32)),
+        }
+
+
+def write_bundle(
+    path: Path,
+    *,
+    columns: Columns,
+    contexts: ContextTable,
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    decoder: Tensor | None,
+    facts: Mapping[str, Any],
+    force: bool,
+) -> None:
+    """Write all files of a bundle. ``facts`` are the manifest's keys that are not about files.
+
+    Raises OutputError if something stands at ``path``, unless ``force``.
+    """
+    n_features = len(columns.scalars["n_fired"])
+    with output_directory(path, force=force) as directory:
+        ids = {"feature": np.arange(n_features, dtype=np.uint32)}
+        features = _table(FEATURES, {**ids, **columns.scalars})
+        pq.write_table(features, directory / "features.parquet", row_group_size=ROWS_PER_GROUP, **COMPRESSION)
+        details = _table(DETAILS, {**ids, **columns.lists})
+        _write_in_groups(directory / "details.parquet", details, np.arange(0, n_features + 1))
+        rows = {"features.parquet": n_features, "details.parquet": n_features}
+        chosen = np.unique(contexts.seq)
+        rows |= _write_contexts(directory, contexts, np.searchsorted(chosen, contexts.seq), n_features)
+        write_tensors(directory / "sequences.safetensors", corpus.tensors(chosen.astype(np.int64)))
+        rows["sequences.safetensors"] = len(chosen)
+        _write_vocabulary(directory / "vocab.parquet", vocabulary)
+        rows["vocab.parquet"] = len(vocabulary)
+        if decoder is not None:
+            tensors = {"W_dec": decoder.half(), "norm": decoder.float().norm(dim=1)}
+            write_tensors(directory / "decoder.safetensors", tensors)
+            rows["decoder.safetensors"] = n_features
+        files = [
+            {
+                "path": name,
+                "bytes": (directory / name).stat().st_size,
+                "sha256": sha256_file(directory / name),
+                "rows": n,
+            }
+            for name, n in sorted(rows.items())
+        ]
+        body = {
+            "schema_minor": MINOR,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "optional": sorted(OPTIONAL & {*columns.scalars, *columns.lists}),
+            **facts,
+            "layout": {
+                "features_per_group": FEATURES_PER_GROUP,
+                "groups_per_file": GROUPS_PER_FILE,
+                "rows_per_group": ROWS_PER_GROUP,
+            },
+            "files": files,
+        }
+        write_manifest(directory, SCHEMA, VERSION, {**body, "fingerprint": bundle_fingerprint(body)})
+
+
+def bundle_fingerprint(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what a bundle is: dictionary, model, data, analysis, and the hashes of its files."""
+    return fingerprint({key: manifest[key] for key in IDENTITY})
+
+
+def _table(schema: pa.Schema, columns: Mapping[str, np.ndarray | Ragged]) -> pa.Table:
+    assert not columns.keys() - set(schema.names), f"the layout has no column {columns.keys() - set(schema.names)}"
+    n = len(columns["feature"])
+    arrays = []
+    for column in schema:
+        values = columns.get(column.name)
+        if values is None:
+            assert column.name in OPTIONAL, f"column {column.name} is missing"
+            arrays.append(pa.nulls(n, column.type))
+        elif isinstance(values, Ragged):
+            items = pa.array(values.values, column.type.value_type)
+            arrays.append(pa.ListArray.from_arrays(pa.array(values.offsets.astype(np.int32)), items))
+        else:
+            arrays.append(pa.array(values, column.type))
+        assert len(arrays[-1]) == n, f"column {column.name} has {len(arrays[-1])} rows, not {n}"
+    return pa.table(arrays, schema=schema)
+
+
+def _write_in_groups(path: Path, table: pa.Table, bounds: np.ndarray) -> None:
+    """Write rows ``bounds[f] .. bounds[f + 1]`` of each feature, 128 features to a row group, empty ones included."""
+    lists = {f"{column.name}.list.element" for column in table.schema if pa.types.is_list(column.type)}
+    floats = [name for name in lists if name in VALUES]
+    coded = [name for name in table.schema.names if name in ("interval", "rank", "dup_of")]
+    options: dict[str, Any] = {"use_dictionary": coded, "use_byte_stream_split": floats, **COMPRESSION}
+    with pq.ParquetWriter(path, table.schema, **options) as writer:
+        for first in range(0, len(bounds) - 1, FEATURES_PER_GROUP):
+            start, stop = bounds[first], bounds[min(first + FEATURES_PER_GROUP, len(bounds) - 1)]
+            writer.write_table(table.slice(start, stop - start), row_group_size=max(1, stop - start))
+
+
+def _write_contexts(
+    directory: Path, contexts: ContextTable, seq: Integer[np.ndarray, " n"], n_features: int
+) -> dict[str, int]:
+    (directory / "contexts").mkdir()
+    bounds = np.searchsorted(contexts.feature, np.arange(n_features + 1))
+    rows = {}
+    for first in range(0, n_features, FEATURES_PER_FILE):
+        mine = bounds[first : first + FEATURES_PER_FILE + 1]
+        part = slice(int(mine[0]), int(mine[-1]))
+        lists = np.arange(part.start, part.stop)
+        act = contexts.act.take(lists)
+        table = _table(
+            CONTEXTS,
+            {
+                "feature": contexts.feature[part].astype(np.uint32),
+                "seq": seq[part].astype(np.uint32),
+                **{
+                    name: getattr(contexts, name)[part]
+                    for name in ("interval", "rank", "max_act", "max_pos", "start", "stop", "dup_of")
+                },
+                "act_pos": contexts.act_pos.take(lists),
+                "act": Ragged(round_bits(act.values), act.offsets),
+            },
+        )
+        _write_in_groups(directory / contexts_file(first), table, mine - mine[0])
+        rows[contexts_file(first)] = len(table)
+    return rows
+
+
+def _write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    columns = [
+        pa.array(range(len(vocabulary)), pa.uint32()),
+        pa.array(vocabulary.bytes, pa.binary()),
+        pa.array(vocabulary.text, pa.string()),
+        pa.array(vocabulary.special, pa.bool_()),
+    ]
+    pq.write_table(pa.table(columns, schema=VOCABULARY), path, use_dictionary=False, **COMPRESSION)
