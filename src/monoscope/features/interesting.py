@@ -1,0 +1,262 @@
+"""Which features are best worth a look: alive, selective, and firing in contexts that agree about something.
+
+A feature is a candidate if it fires in at least 12 sequences, on at most 5 % of tokens, not mostly on the first
+position, and if its strongest contexts come from several documents rather than from one repeated passage.
+
+Agreement. Each view asks one thing of a context: the token where the feature is strongest, the token before it, the
+token after it, the word that opens its line, or whether its last two tokens repeat a pair seen earlier in the
+sequence. With A the chance that two contexts of the feature (the strongest, and samples of all bands but the weakest)
+answer alike, and A0 the same for contexts of any two features,
+
+    agreement = (A - A0) / (1 - A0)
+
+consistency = the largest agreement, plus half of what the second adds: the two views then say more than one.
+
+    score = consistency^2 * (1 + peaked) * (1 + contrast) / 4 * distinct * legible / (1 + density / 0.02)
+
+peaked    rank among all features, from 0 to 1, of the kurtosis of its logit effects: it promotes a few tokens
+contrast  1 - mean / max of its activations where it fires: the strongest contexts stand out
+distinct  share of its strongest contexts that are no twins
+legible   1 if its most frequent token has two letters or digits, 0.7 if it is white space, else 0.85
+
+Features are then taken one by one, the best first. For each one taken, the others' scores are multiplied by 1 - s,
+where s is the larger of the decoders' cosine squared and 0.7 if the top token, or what the contexts agree about most,
+is the same; and by 0.97 if they agree most in the same view. So the first twenty differ in direction, in token, and
+in kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float64, Int64
+
+from monoscope.features.bundle import FeatureBundle
+
+MIN_SEQUENCES, MAX_DENSITY, MAX_FIRST = 12, 0.05, 0.5
+MIN_CONTEXTS, MIN_DOCUMENTS = 8, 3
+NOTHING = -1
+VIEWS = ("on", "after", "before", "line", "repeats")
+STATED = {"on": 0.5, "after": 0.5, "before": 0.5, "line": 0.5, "repeats": 0.8}  # share of contexts worth stating
+MIN_AGREEMENT = 0.1
+SAME, SAME_KIND = 0.7, 0.97
+POOL = 8  # candidates compared for each feature wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What most contexts of a feature have in common: one view, the answer they give, and how many give it.
+
+    view: "on", "after", "before" or "line" with the token as ``text``; "repeats" with no text
+    """
+
+    view: str
+    text: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """Why a feature is worth a look: its score, and what its contexts agree about, the most telling first."""
+
+    feature: int
+    score: float
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Contexts:
+    """Firing contexts of all features but the weakest band: what each view says of them, as codes."""
+
+    feature: Int64[np.ndarray, " n"]
+    codes: dict[str, Int64[np.ndarray, " n"]]
+    distinct: Float64[np.ndarray, " F"]
+    documents: Int64[np.ndarray, " F"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What the contexts of each feature say to each view: how far they agree, the commonest answer, and its share."""
+
+    agreement: Float64[np.ndarray, "views F"]
+    commonest: Int64[np.ndarray, "views F"]
+    share: Float64[np.ndarray, "views F"]
+
+
+def interesting(bundle: FeatureBundle, n: int = 60) -> list[Interest]:
+    """The ``n`` features best worth a look, in the order to look at them; fewer if there are fewer candidates."""
+    names, classes = _classes(bundle)
+    contexts = _read(bundle, classes)
+    each = [_answer(contexts.feature, contexts.codes[view], len(bundle)) for view in VIEWS]
+    answers = _Answers(*(np.stack(part) for part in zip(*each, strict=True)))
+    score = _scores(bundle, contexts, answers.agreement)
+    candidates = np.argsort(-score, kind="stable")[: n * POOL]
+    candidates = candidates[score[candidates] > 0]
+    chosen = _diverse(bundle, candidates, score, answers, n)
+    return [Interest(f, float(score[f]), _findings(answers, f, names)) for f in chosen]
+
+
+def _classes(bundle: FeatureBundle) -> tuple[list[str], Int64[np.ndarray, " vocab"]]:
+    """Tokens that differ only in case and in the space around them count as one: names, and the class of each token."""
+    shown: dict[str, int] = {}
+    names, codes = [], np.zeros(len(bundle.vocabulary), np.int64)
+    for i, text in enumerate(bundle.vocabulary):
+        name = text.strip().lower() or ("\n" if "\n" in text else " ")
+        if name not in shown:
+            shown[name] = len(names)
+            names.append(name)
+        codes[i] = shown[name]
+    return names, codes
+
+
+def _read(bundle: FeatureBundle, classes: Int64[np.ndarray, " vocab"]) -> _Contexts:
+    columns = ["feature", "interval", "max_pos", "seq", "dup_of"]
+    table = pa.concat_tables(group.select(columns) for group in bundle.context_groups())
+    feature, interval, position, sequence, dup_of = (table.column(name).to_numpy().astype(np.int64) for name in columns)
+    n = len(bundle)
+    top = interval == 0
+    kept = np.bincount(feature[top & (dup_of < 0)], minlength=n)
+    distinct = kept / np.maximum(np.bincount(feature[top], minlength=n), 1)
+    document = bundle.documents.astype(np.int64)[sequence]
+    pairs = np.unique(feature[top] << 32 | document[top])
+    documents = np.bincount(pairs >> 32, minlength=n)
+    weakest = int(bundle.manifest["intervals"]["n"])
+    use = (interval >= 0) & (interval < max(weakest, 2)) & (dup_of < 0)
+    feature, position, sequence = feature[use], position[use], sequence[use]
+    tokens = bundle.tokens()
+    return _Contexts(feature, _views(tokens, classes, bundle.vocabulary, sequence, position), distinct, documents)
+
+
+def _views(
+    tokens: np.ndarray,
+    classes: Int64[np.ndarray, " vocab"],
+    vocabulary: list[str],
+    sequence: Int64[np.ndarray, " n"],
+    position: Int64[np.ndarray, " n"],
+) -> dict[str, Int64[np.ndarray, " n"]]:
+    code = classes[tokens]
+
+    def at(offset: int) -> Int64[np.ndarray, " n"]:
+        place = position + offset
+        inside = (place >= 0) & (place < tokens.shape[1])
+        return np.where(inside, code[sequence, np.clip(place, 0, tokens.shape[1] - 1)], NOTHING)
+
+    opener = _line_openers(tokens, vocabulary)[sequence, position]
+    line = np.where(opener >= 0, code[sequence, np.maximum(opener, 0)], NOTHING)
+    return {
+        "on": at(0),
+        "after": at(-1),
+        "before": at(1),
+        "line": line,
+        "repeats": _repeats(tokens, sequence, position),
+    }
+
+
+def _line_openers(tokens: np.ndarray, vocabulary: list[str]) -> Int64[np.ndarray, "S T"]:
+    """Position of the first word of the line that each token stands in; -1 before any line has begun."""
+    newline = np.array(["\n" in text for text in vocabulary])[tokens]
+    word = np.array([bool(text.strip()) for text in vocabulary])[tokens]
+    place = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+
+    def last(flag: Bool[np.ndarray, "S T"]) -> Int64[np.ndarray, "S T"]:
+        """Last position before each token where the flag holds; -2 if there is none."""
+        seen = np.maximum.accumulate(np.where(flag, place, -2), axis=1)
+        return np.concatenate([np.full((len(tokens), 1), -2), seen[:, :-1]], axis=1)
+
+    last_newline = last(newline)
+    opens = word & (last_newline >= 0) & (last(word) <= last_newline)
+    opener = np.maximum.accumulate(np.where(opens, place, -2), axis=1)
+    return np.where(opener > last_newline, opener, -1)
+
+
+def _repeats(
+    tokens: np.ndarray, sequence: Int64[np.ndarray, " n"], position: Int64[np.ndarray, " n"]
+) -> Int64[np.ndarray, " n"]:
+    """0 where the token and the one before it occurred side by side earlier in the sequence, else nothing."""
+    pair = tokens[:, :-1].astype(np.int64) << 32 | tokens[:, 1:].astype(np.int64)
+    pair = np.concatenate([np.full((len(tokens), 1), -1), pair], axis=1)
+    row = np.repeat(np.arange(len(tokens)), tokens.shape[1])
+    order = np.lexsort((pair.reshape(-1), row))  # stable: the first of equal pairs keeps its place
+    ordered, rows = pair.reshape(-1)[order], row[order]
+    again = np.zeros(len(order), bool)
+    again[order[1:]] = (ordered[1:] == ordered[:-1]) & (rows[1:] == rows[:-1])
+    return np.where(again.reshape(tokens.shape)[sequence, position], 0, NOTHING)
+
+
+def _answer(
+    feature: Int64[np.ndarray, " n"], code: Int64[np.ndarray, " n"], n_features: int
+) -> tuple[Float64[np.ndarray, " F"], Int64[np.ndarray, " F"], Float64[np.ndarray, " F"]]:
+    """Agreement of each feature's contexts in one view, 0 for fewer than 8 of them; the commonest answer; its share."""
+    n = np.maximum(np.bincount(feature, minlength=n_features), 1).astype(np.float64)
+    key = np.sort((feature << 32 | code)[code != NOTHING])  # an answer that is not there agrees with nothing
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    count = np.diff(np.append(starts, len(key)))
+    owner, answer = key[starts] >> 32, key[starts] & (2**32 - 1)
+    alike = np.bincount(owner, weights=count * (count - 1.0), minlength=n_features) / np.maximum(n * (n - 1), 1)
+    by_chance = float(((np.bincount(code[code != NOTHING]) / max(len(code), 1)) ** 2).sum())
+    agreement = np.where(n >= MIN_CONTEXTS, (alike - by_chance) / max(1 - by_chance, 1e-9), 0.0)
+    commonest, share = np.full(n_features, NOTHING), np.zeros(n_features)
+    rising = np.argsort(count, kind="stable")  # of several writes to one place the last one stays
+    commonest[owner[rising]], share[owner[rising]] = answer[rising], count[rising] / n[owner[rising]]
+    return agreement, commonest, share
+
+
+def _scores(
+    bundle: FeatureBundle, contexts: _Contexts, agreement: Float64[np.ndarray, "views F"]
+) -> Float64[np.ndarray, " F"]:
+    """Score of every feature; 0 for those that are no candidates."""
+    density, maximum, mean = (bundle.column(name).astype(np.float64) for name in ("density", "max_act", "mean_act"))
+    candidate = (bundle.column("n_sequences") >= MIN_SEQUENCES) & (density <= MAX_DENSITY)
+    candidate &= (bundle.column("first_pos_share") < MAX_FIRST) & (contexts.documents >= MIN_DOCUMENTS)
+    second, first = np.sort(agreement, axis=0)[-2:]
+    consistency = np.maximum(first + 0.5 * np.maximum(second, 0) * (1 - first), 0)
+    kurtosis = np.nan_to_num(bundle.column("logit_kurtosis"), nan=0.0)
+    peaked = np.argsort(np.argsort(kurtosis, kind="stable"), kind="stable") / max(len(bundle) - 1, 1)
+    contrast = np.clip(1 - mean / np.maximum(np.abs(maximum), 1e-12), 0, 1)
+    score = consistency**2 * (1 + peaked) * (1 + contrast) / 4 * contexts.distinct / (1 + density / 0.02)
+    legible = np.array([_legible(bundle.vocabulary[token]) for token in bundle.column("top_token")])
+    return np.where(candidate, score * legible, 0)
+
+
+def _legible(text: str) -> float:
+    return 1.0 if sum(map(str.isalnum, text)) > 1 else 0.85 if text.strip() else 0.7
+
+
+def _diverse(
+    bundle: FeatureBundle,
+    candidates: Int64[np.ndarray, " c"],
+    score: Float64[np.ndarray, " F"],
+    answers: _Answers,
+    n: int,
+) -> list[int]:
+    decoder = bundle.decoder()
+    if decoder is None:
+        unit = torch.zeros(len(candidates), 1)
+    else:
+        unit = torch.nn.functional.normalize(decoder[torch.from_numpy(candidates)].float(), dim=1)
+    view = answers.agreement[:, candidates].argmax(0)
+    answer = answers.commonest[view, candidates]
+    top = bundle.column("top_token")[candidates]
+    left, chosen = score[candidates].copy(), []
+    for _ in range(min(n, len(candidates))):
+        best = int(left.argmax())
+        chosen.append(int(candidates[best]))
+        cosine = np.clip((unit @ unit[best]).numpy(), 0, 1)
+        alike = (top == top[best]) | ((view == view[best]) & (answer == answer[best]))
+        left *= 1 - np.maximum(cosine**2, SAME * alike)
+        left *= np.where(view == view[best], SAME_KIND, 1)
+        left[best] = -1
+    return chosen
+
+
+def _findings(answers: _Answers, feature: int, names: list[str]) -> tuple[Finding, ...]:
+    found = []
+    for which in np.argsort(-answers.agreement[:, feature], kind="stable"):
+        share = float(answers.share[which, feature])
+        if share >= STATED[VIEWS[which]] and answers.agreement[which, feature] > MIN_AGREEMENT:
+            text = "" if VIEWS[which] == "repeats" else names[answers.commonest[which, feature]]
+            found.append(Finding(VIEWS[which], text, share))
+    return tuple(found)
