@@ -1,0 +1,161 @@
+"""Time and memory of `analyze`: synthetic sparse activations of many features, or a real dictionary on its model.
+
+    python benchmarks/bench_analyze.py                                   16,384 features, 1M tokens, 32 active
+    python benchmarks/bench_analyze.py --features 65536 --tokens 300000
+    python benchmarks/bench_analyze.py --model DIR --dictionary DIR      harvest and encode alone, then analyze
+
+Synthetic features fire independently with frequencies that fall as 1 / rank^0.7 and strengths that are log-normal, on
+tokens drawn with frequency 1 / rank: every firing is another (feature, sequence) pair and nothing ever repeats, which
+is the hardest case for the pools. Peak memory is that of the process, PyTorch included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monoscope.core.acts import Acts
+from monoscope.core.batch import ActivationBatch
+from monoscope.core.progress import Lines, reporting
+from monoscope.core.site import Site
+from monoscope.dictionaries import Autoencoder, load
+from monoscope.dictionaries.variants import TopK
+from monoscope.features import FeatureBundle, analyze
+from monoscope.features.analyze import Analysis
+from monoscope.harvest import ActivationSource, StandardLibrary, live
+from monoscope.models import LanguageModel
+
+SITE = Site(2, "resid_post")
+D, VOCAB, CONTEXT, SEQUENCES = 64, 32768, 256, 16
+
+
+def zipf(n: int, exponent: float) -> np.ndarray:
+    """Cumulative probabilities that fall as a power of the rank."""
+    weight = np.arange(1, n + 1) ** -exponent
+    return np.cumsum(weight / weight.sum())
+
+
+class Planted(Autoencoder):
+    """A dictionary whose activations are drawn, not computed."""
+
+    def encode(self, x: Tensor) -> Acts:
+        """As many distinct features as are active, drawn for each token."""
+        k = 32
+        if not hasattr(self, "drawn"):
+            self.drawn, self.cumulative = np.random.default_rng(0), zipf(self.n_features, 0.7)
+        index = np.searchsorted(self.cumulative, self.drawn.random((len(x), k))).clip(max=self.n_features - 1)
+        value = np.exp(self.drawn.standard_normal((len(x), k), dtype=np.float32) * 0.5)
+        order = np.sort(index, axis=1)
+        value[:, 1:][order[:, 1:] == order[:, :-1]] = 0  # a feature drawn twice counts once
+        return Acts(torch.from_numpy(value), self.n_features, torch.from_numpy(order))
+
+
+class Words(ActivationSource):
+    """Sequences of random tokens, with empty activations."""
+
+    sites = (SITE,)
+    widths: Mapping[Site, int] = {SITE: D}
+
+    def __init__(self, tokens: int) -> None:
+        self.n_tokens = tokens
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Provenance."""
+        return {"kind": "random words"}
+
+    def __iter__(self) -> Iterator[ActivationBatch]:
+        rng, cumulative = np.random.default_rng(1), zipf(VOCAB, 1.0)
+        for _ in range(self.n_tokens // (CONTEXT * SEQUENCES)):
+            tokens = np.searchsorted(cumulative, rng.random((SEQUENCES, CONTEXT))).clip(max=VOCAB - 1)
+            x = torch.zeros(SEQUENCES, CONTEXT, D)
+            yield ActivationBatch({SITE: x}, torch.from_numpy(tokens.astype(np.int32)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Not resumable."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Not resumable."""
+        raise NotImplementedError
+
+
+def peak_mb() -> float:
+    """Largest resident set of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def synthetic(features: int, tokens: int, out: Path) -> dict[str, Any]:
+    config = Autoencoder.Config(n_features=features, center=False, unit_norm=True)
+    dictionary = Planted(config, TopK.Config(k=32).build(features), (SITE,), (SITE,), {SITE: D})
+    torch.nn.init.normal_(dictionary.W_dec)
+    source = Words(tokens)
+    before, started = peak_mb(), time.perf_counter()
+    for batch in source:
+        dictionary.encode(batch.flat().activations[SITE])
+    drawing = time.perf_counter() - started
+    started = time.perf_counter()
+    bundle = analyze(dictionary, source, out)
+    seconds = time.perf_counter() - started
+    return report(bundle, {"features": features, "encode_s": drawing, "analyze_s": seconds, "before_mb": before})
+
+
+def real(model: str, path: str, tokens: int, out: Path) -> dict[str, Any]:
+    lm, dictionary = LanguageModel.from_pretrained(model), load(path)
+    windows = StandardLibrary().windows(lm, context=min(CONTEXT, lm.context_length), tokens=tokens)
+    source = live(lm, windows, [*dictionary.reads, *dictionary.writes])
+    before, started = peak_mb(), time.perf_counter()
+    with torch.inference_mode():
+        for batch in source:
+            dictionary.encode(dictionary.gather(batch.flat())[0])
+    encoding = time.perf_counter() - started
+    started = time.perf_counter()
+    bundle = analyze(dictionary, source, out, lm=lm, config=Analysis())
+    seconds = time.perf_counter() - started
+    facts = {"features": len(bundle), "harvest_encode_s": encoding, "analyze_s": seconds, "before_mb": before}
+    return report(bundle, {**facts, "ratio": seconds / encoding})
+
+
+def report(bundle: FeatureBundle, facts: dict[str, Any]) -> dict[str, Any]:
+    size = sum(file["bytes"] for file in bundle.manifest["files"])
+    tokens = bundle.manifest["data"]["n_tokens"]
+    contexts = sum(file["rows"] for file in bundle.manifest["files"] if file["path"].startswith("contexts/"))
+    return {
+        "tokens": tokens,
+        **{name: round(value, 2) if isinstance(value, float) else value for name, value in facts.items()},
+        "tokens_per_s": round(tokens / facts["analyze_s"]),
+        "peak_mb": round(peak_mb()),
+        "bundle_mb": round(size / 2**20, 1),
+        "contexts_per_feature": round(contexts / len(bundle), 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--features", type=int, default=16384)
+    parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--model")
+    parser.add_argument("--dictionary")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch, reporting(Lines(every=30)):
+        out = Path(scratch) / "features.mono"
+        if options.dictionary is None:
+            result = synthetic(options.features, options.tokens, out)
+        else:
+            result = real(options.model, options.dictionary, options.tokens, out)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
