@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any, Self
 
 import torch
@@ -12,6 +11,7 @@ from pydantic import Field, model_validator
 from monoscope.core.config import Config
 from monoscope.core.errors import ConfigError, MismatchError
 from monoscope.core.site import Site
+from monoscope.demo import MODEL
 from monoscope.dictionaries import Dictionary, Recipe
 from monoscope.features import Analysis
 from monoscope.harvest.live import SkipPolicy, live
@@ -42,9 +42,8 @@ class Reading(Config):
 
     def language_model(self) -> LanguageModel:
         """The model, loaded."""
-        path = str(files("monoscope") / "demo" / "model") if self.model == BUNDLED else self.model
         lm = LanguageModel.from_pretrained(
-            path,
+            MODEL if self.model == BUNDLED else self.model,
             device=_device(self.device),
             dtype=DTYPES[self.dtype],
             trust_remote_code=self.trust_remote_code,
