@@ -49,9 +49,17 @@ def test_json_events(clock: Callable[[float], None]) -> None:
         "total": None,
         "unit": "tokens",
         "rate": 10.0,
+        "seconds": 11.0,
         "seconds_left": None,
         "fvu": 0.5,
     }
+
+
+def test_a_task_that_counts_nothing_tells_how_long_it_took(clock: Callable[[float], None]) -> None:
+    stream = io.StringIO()
+    with reporting(Lines(stream)), progress("describe", None, "steps"):
+        clock(7)
+    assert stream.getvalue() == "describe: 7 s\n"
 
 
 def test_short_tasks_leave_no_trace(clock: Callable[[float], None]) -> None:

@@ -12,7 +12,7 @@ from monoscope.cli.session import Json, session, show
 from monoscope.core.config import read_toml
 from monoscope.core.errors import DataError
 
-HIDDEN = ("schema", "schema_minor", "generator", "shards", "files", "tensors", "rows_per_batch")
+HIDDEN = ("schema", "schema_minor", "generator", "shards", "files", "tensors", "rows_per_batch", "layout", "inputs")
 
 
 def info(

@@ -59,18 +59,19 @@ def _complain(error: UserError, *, as_json: bool) -> None:
 
 
 def show(result: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print a result: a line for each entry, tables indented under their name; or one JSON object."""
+    """Print a result: a line for each entry that is known, tables indented under their name; or one JSON object."""
     print(json.dumps(_finite(result), ensure_ascii=False) if as_json else "\n".join(_lines(result)))
 
 
 def _lines(table: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    width = max((len(str(key)) for key in table), default=0)
-    for key, value in table.items():
+    known = {str(key): value for key, value in table.items() if value is not None}
+    width = max(map(len, known), default=0)
+    for key, value in known.items():
         if isinstance(value, Mapping):
             yield f"{indent}{key}"
             yield from _lines(value, indent + "  ")
         else:
-            yield f"{indent}{key!s:<{width}}  {_text(value)}"
+            yield f"{indent}{key:<{width}}  {_text(value)}"
 
 
 def _text(value: Any) -> str:

@@ -60,6 +60,7 @@ class _Count:
             "total": self.total,
             "unit": self.unit,
             "rate": round(rate, 1),
+            "seconds": round(seconds, 1),
             "seconds_left": None if left is None else round(max(left, 0.0), 1),
             **self.facts,
         }
@@ -87,9 +88,11 @@ class _LineBar(_Count):
 
 
 def _line(event: dict[str, Any]) -> str:
+    if event["total"] is None and not event["done"]:
+        return f"{event['task']}: {event['seconds']:,.0f} s"
     done = f"{event['done']:,}" + ("" if event["total"] is None else f" / {event['total']:,}")
     left = "" if event["seconds_left"] is None else f", {event['seconds_left']:,.0f} s left"
-    known = ("task", "done", "total", "unit", "rate", "seconds_left")
+    known = ("task", "done", "total", "unit", "rate", "seconds", "seconds_left")
     facts = "".join(f", {k} {_short(v)}" for k, v in event.items() if k not in known)
     return f"{event['task']}: {done} {event['unit']}, {event['rate']:,.0f}/s{left}{facts}"
 

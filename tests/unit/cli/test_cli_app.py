@@ -119,7 +119,7 @@ def test_json_decides_where_progress_goes() -> None:
 
 
 def test_results_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    show({"fvu": 0.123456, "inner": {"tokens": 1234567, "on": True}, "sites": ["a", "b"]}, as_json=False)
+    show({"fvu": 0.123456, "inner": {"tokens": 1234567, "on": True}, "cite": None, "sites": ["a", "b"]}, as_json=False)
     assert capsys.readouterr().out.splitlines() == [
         "fvu    0.1235",
         "inner",
