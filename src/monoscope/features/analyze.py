@@ -7,7 +7,7 @@ candidates are kept.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import Field
@@ -51,6 +51,7 @@ class Analysis(Config):
     seed: int = Field(default=0, ge=0)
 
 
+@runtime_checkable
 class Collector(Protocol):
     """Something learned about every feature while the corpus passes by once."""
 

@@ -1,21 +1,17 @@
 """How often and how strongly each feature fires: counts, moments, extremes, histogram, quantiles, shares by interval.
 
-Values are counted in bins read off the bits of a float32: 64 bins an octave, 20 octaves below a ceiling that rises
-with the largest value seen. A bin is 0.8 to 1.6 % wide, whatever the scale, and nothing is ever binned again;
-histograms over (0, max], quantiles and shares come from it by interpolation between the edges of bins.
+Counts, moments and extremes are exact. Histograms over (0, max], quantiles and shares are read off ``MagnitudeBins``.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, UInt32
+from jaxtyping import Float32, Float64
 
+from monoscope.features.collectors.bins import MagnitudeBins
 from monoscope.features.columns import Columns, Ragged
 from monoscope.features.firings import Firings
 
-OCTAVES, PER_OCTAVE = 20, 64
-N_BINS = OCTAVES * PER_OCTAVE
-SHIFT = 23 - 6
 N_SHOWN = 50
 QUANTILES = np.linspace(0, 1, 11)
 ROWS = 512
@@ -33,8 +29,9 @@ class Activity:
         self.squares = np.zeros(n_features)
         self.high = np.full(n_features, -np.inf, np.float32)
         self.low = np.full(n_features, np.inf, np.float32)
-        self.floor: int | None = None  # bits of the lowest bin's lower edge
-        self.bins = {False: np.zeros((n_features, N_BINS), np.uint32)}  # by "is negative"
+        self.positive = MagnitudeBins(n_features)
+        self.negative: MagnitudeBins | None = None  # made with the first negative value
+        self.n_negative = np.zeros(n_features, np.int64)
 
     def update(self, firings: Firings) -> None:
         """Count a batch."""
@@ -49,7 +46,13 @@ class Activity:
         self.squares[features] += np.add.reduceat(np.square(firings.value, dtype=np.float64), starts)
         self.high[features] = np.maximum(self.high[features], np.maximum.reduceat(firings.value, starts))
         self.low[features] = np.minimum(self.low[features], np.minimum.reduceat(firings.value, starts))
-        self._count(firings.feature, firings.value)
+        negative = firings.value < 0
+        if negative.any():
+            if self.negative is None:
+                self.negative = MagnitudeBins(len(self.n_fired))
+            self.negative.add(firings.feature[negative], -firings.value[negative])
+            self.n_negative += np.bincount(firings.feature[negative], minlength=len(self.n_fired))
+        self.positive.add(firings.feature[~negative], firings.value[~negative])
 
     @property
     def reach(self) -> Float32[np.ndarray, " F"]:
@@ -104,71 +107,24 @@ class Activity:
             "interval_share": share.astype(np.float32),
         }
 
-    def _count(self, feature: Int32[np.ndarray, " n"], value: Float32[np.ndarray, " n"]) -> None:
-        place = np.abs(value).view(np.int32) >> SHIFT
-        self._raise_ceiling(int(place.max()))
-        assert self.floor is not None
-        index = feature.astype(np.int64) * N_BINS + np.clip(place - self.floor, 0, N_BINS - 1)
-        negative = value < 0
-        if negative.any():
-            table = self.bins.setdefault(True, np.zeros_like(self.bins[False]))
-            np.add.at(table.reshape(-1), index[negative], np.uint32(1))
-            index = index[~negative]
-        np.add.at(self.bins[False].reshape(-1), index, np.uint32(1))
-
-    def _raise_ceiling(self, place: int) -> None:
-        if self.floor is None:
-            self.floor = max(place + 2 * PER_OCTAVE - N_BINS + 1, 0)
-        elif (lack := place - self.floor - (N_BINS - 1)) > 0:
-            step = -(-lack // PER_OCTAVE) * PER_OCTAVE
-            kept = min(step, N_BINS)
-            for table in self.bins.values():
-                dropped = table[:, :kept].sum(1)
-                table[:, : N_BINS - kept] = table[:, kept:]
-                table[:, N_BINS - kept :] = 0
-                table[:, 0] += dropped.astype(np.uint32)
-            self.floor += step
-
-    def _grid(self) -> Float64[np.ndarray, " edges"]:
-        """Edges of the bins, negative ones included where there are any, then the gap around 0."""
-        floor = 0 if self.floor is None else self.floor
-        edges = ((np.arange(N_BINS + 1) + floor).astype(np.int32) << SHIFT).view(np.float32).astype(np.float64)
-        edges[0] = 0.0
-        return edges if True not in self.bins else np.concatenate([-edges[:0:-1], edges])
-
-    def _table(self, rows: slice) -> UInt32[np.ndarray, "rows bins"]:
-        positive = self.bins[False][rows]
-        return positive if True not in self.bins else np.concatenate([self.bins[True][rows, ::-1], positive], axis=1)
-
-    def _cumulative(self, rows: slice) -> Float64[np.ndarray, "rows edges"]:
-        return np.pad(np.cumsum(self._table(rows), axis=1, dtype=np.float64), ((0, 0), (1, 0)))
-
     def _below(self, rows: slice, at: Float64[np.ndarray, "rows q"]) -> Float64[np.ndarray, "rows q"]:
-        """Firings with values below ``at``, interpolated within a bin but exact at both ends."""
-        grid, cumulative = self._grid(), self._cumulative(rows)
-        place = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, len(grid) - 2)
-        share = np.clip((at - grid[place]) / (grid[place + 1] - grid[place]), 0, 1)
-        left = np.take_along_axis(cumulative, place, axis=1)
-        right = np.take_along_axis(cumulative, place + 1, axis=1)
-        below = left + share * (right - left)
+        """Firings with values below ``at``, right to the width of a bin, and exact at both ends."""
+        n_negative = self.n_negative[rows, None]
+        below = np.where(at > 0, self.positive.below(rows, np.maximum(at, 0)), 0) + n_negative
+        if self.negative is not None:
+            below = np.where(at < 0, n_negative - self.negative.below(rows, np.maximum(-at, 0)), below)
         # Edges belong to the weaker side: the largest value lies below a bound equal to it, the most negative does not.
         high, low = self.high[rows, None], self.low[rows, None]
         below = np.where((at > high) | ((at == high) & (at >= 0)), self.n_fired[rows, None], below)
         return np.where((at < low) | ((at == low) & (at < 0)), 0, below)
 
     def _quantiles(self, rows: slice, q: Float64[np.ndarray, " q"]) -> Float32[np.ndarray, "rows q"]:
-        grid, cumulative = self._grid(), self._cumulative(rows)
-        n, fired = len(cumulative), self.n_fired[rows]
-        target = q * fired[:, None]
-        # One search serves all rows once they are laid end to end, each above the one before.
-        lift = np.arange(n)[:, None] * (fired.max(initial=0) + 1.0)
-        found = np.searchsorted((cumulative + lift).reshape(-1), (target + lift).reshape(-1), side="left")
-        width = cumulative.shape[1]
-        place = np.clip(found.reshape(n, -1) - np.arange(n)[:, None] * width - 1, 0, width - 2)
-        left = np.take_along_axis(cumulative, place, axis=1)
-        right = np.take_along_axis(cumulative, place + 1, axis=1)
-        share = np.clip((target - left) / np.maximum(right - left, 1e-12), 0, 1)
-        value = grid[place] + share * (grid[place + 1] - grid[place])
-        value = np.clip(value, self.low[rows, None], self.high[rows, None])
-        value = np.where(q == 0, self.low[rows, None], np.where(q == 1, self.high[rows, None], value))
-        return np.where(fired[:, None] > 0, value, 0).astype(np.float32)
+        fired, n_negative = self.n_fired[rows, None], self.n_negative[rows, None]
+        rank = q * fired
+        value = self.positive.magnitude(rows, np.maximum(rank - n_negative, 0))
+        if self.negative is not None:
+            negative = -self.negative.magnitude(rows, np.maximum(n_negative - rank, 0))
+            value = np.where(rank < n_negative, negative, value)
+        low, high = self.low[rows, None], self.high[rows, None]
+        value = np.where(q == 0, low, np.where(q == 1, high, np.clip(value, low, high)))
+        return np.where(fired > 0, value, 0).astype(np.float32)

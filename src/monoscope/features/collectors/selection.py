@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int8, Int32, Int64, UInt16, UInt32
 
 from monoscope.features.chance import draw
-from monoscope.features.collectors.contexts import STRATA, Candidates, ContextPool, window_around
+from monoscope.features.collectors.contexts import COPIES, STRATA, Candidates, ContextPool, window_around
 from monoscope.features.columns import Ragged, offsets_of, order_of, rank_in_runs
 
 TOP, RANDOM, NEGATIVE = 0, -1, -2
@@ -121,7 +121,8 @@ def _fold_twins(
     first = np.maximum.accumulate(np.where(twin_rank[order] == 0, np.arange(len(order)), 0))
     kept = np.full(len(order), -1, np.int64)
     kept[order] = order[first]
-    twins = (twin_rank > 0) & (chosen[kept] == TOP) if len(order) else np.zeros(0, bool)
+    twins = (twin_rank > 0) & (twin_rank < COPIES)
+    twins[twins] = chosen[kept[twins]] == TOP
     chosen[twins] = TOP
     return np.where(twins, kept, -1)
 

@@ -63,10 +63,11 @@ def through_norm(norm: Callable[[Tensor], Tensor], d: int, like: Tensor) -> tupl
         return torch.allclose(a, b, rtol=1e-2, atol=1e-2 * float(b.abs().max()))
 
     with torch.no_grad():
-        probes = torch.stack([probe, -probe, probe + rms, 2 * probe, probe.roll(1), -probe.roll(1)])
+        ordered = probe.sort().values
+        probes = torch.stack([probe, -probe, probe + rms, 2 * probe, ordered, -ordered])
         above, below, shifted, doubled, other, opposite = norm(probes).to(like.dtype)
     gain = (above - below) / 2 / probe
-    if not close((other - opposite) / 2, gain * probe.roll(1)):
+    if not close((other - opposite) / 2, gain * ordered):
         raise ModelError("the model's final norm is not a gain after a scale: logit effects are not defined for it")
     scales = close(doubled, above)
     return gain * rms if scales else gain, close(shifted, above)
