@@ -126,7 +126,8 @@ def _tokenize(text: str) -> Iterator[tokenize.TokenInfo]:
     last = text.count("\n") + 1
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.ERRORTOKEN:
+            # From Python 3.12 on, characters that mean nothing are operators too.
+            if token.type == tokenize.ERRORTOKEN or (token.type == tokenize.OP and token.string in "$?"):
                 found = token.line[token.start[1] :].strip()
                 raise DataError(f"line {token.start[0]} is not Python: cannot read {found[:40]!r}")
             if token.start[0] <= last and token.end[0] <= last:  # the end marker stands on a line that is not there

@@ -258,7 +258,7 @@ def test_source_that_does_not_parse_has_lexical_labels_alone():
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("x = (\n", 2), ("if a:\n  b\n c\n", 3), ("ok\n'open\n", 2), ("a ? b", 1), ("a\n\x00", 2)]
+    ("text", "line"), [("x = (\n", "[12]"), ("if a:\n  b\n c\n", 3), ("ok\n'open\n", 2), ("a ? b", 1), ("a\n\x00", 2)]
 )
 def test_source_that_does_not_tokenize_is_an_error_that_names_the_line(text, line):
     with pytest.raises(DataError, match=f"line {line} is not Python"):
