@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -90,9 +89,15 @@ class Words(ActivationSource):
         raise NotImplementedError
 
 
-def peak_mb() -> float:
-    """Largest resident set of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def forget_peak() -> None:
+    """Let the peak start anew (Linux): what the comparison needed before is not what analyze needs."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_mb(field: str) -> float:
+    """Resident memory of this process in MB: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def synthetic(features: int, tokens: int, out: Path) -> dict[str, Any]:
@@ -100,11 +105,12 @@ def synthetic(features: int, tokens: int, out: Path) -> dict[str, Any]:
     dictionary = Planted(config, TopK.Config(k=32).build(features), (SITE,), (SITE,), {SITE: D})
     torch.nn.init.normal_(dictionary.W_dec)
     source = Words(tokens)
-    before, started = peak_mb(), time.perf_counter()
+    started = time.perf_counter()
     for batch in source:
         dictionary.encode(batch.flat().activations[SITE])
     drawing = time.perf_counter() - started
-    started = time.perf_counter()
+    forget_peak()
+    before, started = memory_mb("VmRSS"), time.perf_counter()
     bundle = analyze(dictionary, source, out)
     seconds = time.perf_counter() - started
     return report(bundle, {"features": features, "encode_s": drawing, "analyze_s": seconds, "before_mb": before})
@@ -114,12 +120,13 @@ def real(model: str, path: str, tokens: int, out: Path) -> dict[str, Any]:
     lm, dictionary = LanguageModel.from_pretrained(model), load(path)
     windows = StandardLibrary().windows(lm, context=min(CONTEXT, lm.context_length), tokens=tokens)
     source = live(lm, windows, [*dictionary.reads, *dictionary.writes])
-    before, started = peak_mb(), time.perf_counter()
+    started = time.perf_counter()
     with torch.inference_mode():
         for batch in source:
             dictionary.encode(dictionary.gather(batch.flat())[0])
     encoding = time.perf_counter() - started
-    started = time.perf_counter()
+    forget_peak()
+    before, started = memory_mb("VmRSS"), time.perf_counter()
     bundle = analyze(dictionary, source, out, lm=lm, config=Analysis())
     seconds = time.perf_counter() - started
     facts = {"features": len(bundle), "harvest_encode_s": encoding, "analyze_s": seconds, "before_mb": before}
@@ -134,7 +141,7 @@ def report(bundle: FeatureBundle, facts: dict[str, Any]) -> dict[str, Any]:
         "tokens": tokens,
         **{name: round(value, 2) if isinstance(value, float) else value for name, value in facts.items()},
         "tokens_per_s": round(tokens / facts["analyze_s"]),
-        "peak_mb": round(peak_mb()),
+        "peak_mb": round(memory_mb("VmHWM")),
         "bundle_mb": round(size / 2**20, 1),
         "contexts_per_feature": round(contexts / len(bundle), 1),
         "threads": torch.get_num_threads(),

@@ -52,6 +52,8 @@ class Firings:
         """Encode a batch of sequences. Raises MismatchError for tokens without sequences, DataError for NaN."""
         tokens, counts = _text(batch)
         x, _ = dictionary.gather(batch.flat())
+        weight = dictionary.get_parameter("W_dec")
+        x = x.to(weight.device, weight.dtype)
         row, feature, value = _encode(dictionary, x)
         order = order_of(feature)  # stable: tokens stay in order within a feature
         feature, value = feature[order], value[order]

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Integer, UInt32
 from torch import Tensor
 
-from monoscope.core.io import fingerprint, output_directory, sha256_file, write_manifest, write_tensors
+from monoscope.core.io import fingerprint, output_directory, sha256_file, write_manifest, write_tensors, write_text
+from monoscope.features.card import card
 from monoscope.features.collectors.selection import ContextTable
 from monoscope.features.columns import Columns, Ragged
 from monoscope.features.schema import (
@@ -125,6 +126,8 @@ def write_bundle(
             tensors = {"W_dec": decoder.half(), "norm": decoder.float().norm(dim=1)}
             write_tensors(directory / "decoder.safetensors", tensors)
             rows["decoder.safetensors"] = n_features
+        write_text(directory / "README.md", card(facts))
+        rows["README.md"] = 0
         files = [
             {
                 "path": name,

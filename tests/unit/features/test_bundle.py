@@ -191,3 +191,10 @@ def test_values_are_rounded_to_eleven_bits() -> None:
     assert rounded == pytest.approx(values, rel=2**-11)
     assert rounded[:4].tolist() == [0.0, 1.0, 1 + 2**-10, 1 + 2**-10]
     assert not (rounded.view(np.uint32) & 0x1FFF).any()
+
+
+def test_the_card_says_what_was_measured_and_what_was_not(bundle: FeatureBundle) -> None:
+    text = (bundle.path / "README.md").read_text()
+    assert "| FVU | not measured |" in text
+    assert "| tokens analyzed | 960 in 30 sequences |" in text
+    assert "Features of an unnamed model at 1.resid_post" in text

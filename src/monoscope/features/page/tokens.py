@@ -12,7 +12,7 @@ from monoscope.features.records import Context
 NEWLINE, TAB, RETURN, SPACE = "\u21b5", "\u2192", "\u240d", "\u2423"
 GLYPHS = {"\n": NEWLINE, "\t": TAB, "\r": RETURN}
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})  # controls, marks that reorder text, what no font has
-HOT = 0.6  # opacity from which on dark text reads better than light text on a dark page
+HOT, HOT_NEGATIVE = 0.58, 0.7  # opacities from which on black text reads better than white text on a dark page
 MAX_CHARACTERS = 200
 
 
@@ -65,6 +65,8 @@ def _token(context: Context, i: int, largest: float) -> str:
     if not value:
         return f'<b class="t{peak}">{shown}</b>' if peak else shown
     alpha = opacity(value, largest)
-    classes = "t" + peak + (" hot" if alpha >= HOT else "") + (" neg" if value < 0 else "")
+    classes = (
+        "t" + peak + (" hot" if alpha >= (HOT if value > 0 else HOT_NEGATIVE) else "") + (" neg" if value < 0 else "")
+    )
     place = context.start + i
     return f'<b class="{classes}" style="--a:{alpha:.2f}" data-v="{value:.3g}" data-p="{place}">{shown}</b>'
