@@ -1,7 +1,8 @@
 """Which features are best worth a look: alive, selective, and firing in contexts that agree about something.
 
-A feature is a candidate if it fires in at least 12 sequences, on at most 5 % of tokens, not mostly on the first
-position, and if its strongest contexts come from several documents rather than from one repeated passage.
+A feature is a candidate if it fires in at least 12 sequences, on at most 5 % of tokens, strongest mostly elsewhere than
+on the first position that counts, and if its strongest contexts come from several documents rather than from one
+repeated passage.
 
 Agreement. Each view asks one thing of a context: the token where the feature is strongest, the token before it, the
 token after it, the word that opens its line, or whether its last two tokens repeat a pair seen earlier in the
@@ -12,8 +13,9 @@ answer alike, and A0 the same for contexts of any two features,
 
 consistency = the largest agreement, plus half of what the second adds: the two views then say more than one.
 
-    score = consistency^2 * (1 + peaked) * (1 + contrast) / 4 * distinct * legible / (1 + density / 0.02)
+    score = consistency^2 * (1 + steady) * (1 + peaked) * (1 + contrast) / 8 * distinct * legible / (1 + density / 0.02)
 
+steady    share of its weaker contexts (random ones, and the lower half of the bands) that give the commonest answer
 peaked    rank among all features, from 0 to 1, of the kurtosis of its logit effects: it promotes a few tokens
 contrast  1 - mean / max of its activations where it fires: the strongest contexts stand out
 distinct  share of its strongest contexts that are no twins
@@ -69,12 +71,18 @@ class Interest:
 
 @dataclass(frozen=True, slots=True)
 class _Contexts:
-    """Firing contexts of all features but the weakest band: what each view says of them, as codes."""
+    """Firing contexts of all features: what each view says of them, as codes.
+
+    strong: the strongest, and all bands but the weakest; weak: random ones, and the lower half of the bands
+    """
 
     feature: Int64[np.ndarray, " n"]
+    strong: Bool[np.ndarray, " n"]
+    weak: Bool[np.ndarray, " n"]
     codes: dict[str, Int64[np.ndarray, " n"]]
     distinct: Float64[np.ndarray, " F"]
     documents: Int64[np.ndarray, " F"]
+    at_first: Float64[np.ndarray, " F"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +98,10 @@ def interesting(bundle: FeatureBundle, n: int = 60) -> list[Interest]:
     """The ``n`` features best worth a look, in the order to look at them; fewer if there are fewer candidates."""
     names, classes = _classes(bundle)
     contexts = _read(bundle, classes)
-    each = [_answer(contexts.feature, contexts.codes[view], len(bundle)) for view in VIEWS]
+    strong = contexts.strong
+    each = [_answer(contexts.feature[strong], contexts.codes[view][strong], len(bundle)) for view in VIEWS]
     answers = _Answers(*(np.stack(part) for part in zip(*each, strict=True)))
-    score = _scores(bundle, contexts, answers.agreement)
+    score = _scores(bundle, contexts, answers)
     candidates = np.argsort(-score, kind="stable")[: n * POOL]
     candidates = candidates[score[candidates] > 0]
     chosen = _diverse(bundle, candidates, score, answers, n)
@@ -118,16 +127,20 @@ def _read(bundle: FeatureBundle, classes: Int64[np.ndarray, " vocab"]) -> _Conte
     feature, interval, position, sequence, dup_of = (table.column(name).to_numpy().astype(np.int64) for name in columns)
     n = len(bundle)
     top = interval == 0
-    kept = np.bincount(feature[top & (dup_of < 0)], minlength=n)
-    distinct = kept / np.maximum(np.bincount(feature[top], minlength=n), 1)
+    n_top = np.maximum(np.bincount(feature[top], minlength=n), 1)
+    distinct = np.bincount(feature[top & (dup_of < 0)], minlength=n) / n_top
     document = bundle.documents.astype(np.int64)[sequence]
     pairs = np.unique(feature[top] << 32 | document[top])
     documents = np.bincount(pairs >> 32, minlength=n)
-    weakest = int(bundle.manifest["intervals"]["n"])
-    use = (interval >= 0) & (interval < max(weakest, 2)) & (dup_of < 0)
-    feature, position, sequence = feature[use], position[use], sequence[use]
-    tokens = bundle.tokens()
-    return _Contexts(feature, _views(tokens, classes, bundle.vocabulary, sequence, position), distinct, documents)
+    first = position <= (bundle.manifest["data"]["skip_first"] or 0)
+    at_first = np.bincount(feature[top], weights=first[top], minlength=n) / n_top
+    n_bands = int(bundle.manifest["intervals"]["n"])
+    use = (interval >= -1) & (dup_of < 0)
+    feature, interval, position, sequence = feature[use], interval[use], position[use], sequence[use]
+    strong = (interval >= 0) & (interval < max(n_bands, 2))
+    weak = (interval == -1) | (interval > n_bands / 2)
+    codes = _views(bundle.tokens(), classes, bundle.vocabulary, sequence, position)
+    return _Contexts(feature, strong, weak, codes, distinct, documents, at_first)
 
 
 def _views(
@@ -204,21 +217,30 @@ def _answer(
     return agreement, commonest, share
 
 
-def _scores(
-    bundle: FeatureBundle, contexts: _Contexts, agreement: Float64[np.ndarray, "views F"]
-) -> Float64[np.ndarray, " F"]:
+def _scores(bundle: FeatureBundle, contexts: _Contexts, answers: _Answers) -> Float64[np.ndarray, " F"]:
     """Score of every feature; 0 for those that are no candidates."""
     density, maximum, mean = (bundle.column(name).astype(np.float64) for name in ("density", "max_act", "mean_act"))
     candidate = (bundle.column("n_sequences") >= MIN_SEQUENCES) & (density <= MAX_DENSITY)
-    candidate &= (bundle.column("first_pos_share") < MAX_FIRST) & (contexts.documents >= MIN_DOCUMENTS)
-    second, first = np.sort(agreement, axis=0)[-2:]
+    candidate &= (contexts.at_first < MAX_FIRST) & (contexts.documents >= MIN_DOCUMENTS)
+    second, first = np.sort(answers.agreement, axis=0)[-2:]
     consistency = np.maximum(first + 0.5 * np.maximum(second, 0) * (1 - first), 0)
     kurtosis = np.nan_to_num(bundle.column("logit_kurtosis"), nan=0.0)
     peaked = np.argsort(np.argsort(kurtosis, kind="stable"), kind="stable") / max(len(bundle) - 1, 1)
     contrast = np.clip(1 - mean / np.maximum(np.abs(maximum), 1e-12), 0, 1)
-    score = consistency**2 * (1 + peaked) * (1 + contrast) / 4 * contexts.distinct / (1 + density / 0.02)
+    steady = _steady(contexts, answers)
+    score = consistency**2 * (1 + steady) * (1 + peaked) * (1 + contrast) / 8 * contexts.distinct / (1 + density / 0.02)
     legible = np.array([_legible(bundle.vocabulary[token]) for token in bundle.column("top_token")])
     return np.where(candidate, score * legible, 0)
+
+
+def _steady(contexts: _Contexts, answers: _Answers) -> Float64[np.ndarray, " F"]:
+    view = answers.agreement.argmax(0)
+    commonest = answers.commonest[view, np.arange(len(view))]
+    feature = contexts.feature[contexts.weak]
+    said = np.stack([contexts.codes[name] for name in VIEWS])[view[contexts.feature], np.arange(len(contexts.feature))]
+    same = said[contexts.weak] == commonest[feature]
+    n = np.bincount(feature, minlength=len(view))
+    return np.bincount(feature, weights=same, minlength=len(view)) / np.maximum(n, 1)
 
 
 def _legible(text: str) -> float:
