@@ -18,12 +18,13 @@ from monoscope.core.progress import progress
 from monoscope.features.bundle import FeatureBundle
 from monoscope.features.interesting import interesting
 from monoscope.features.page.cards import card, entry
-from monoscope.features.page.figures import Series, curve, densities, number
+from monoscope.features.page.figures import Series, curve, densities, number, percent
 
 __all__ = ["Series", "render_page", "write_page"]
 
 NOWHERE = "base-uri 'none'; form-action 'none'"
 CURVES = {"fvu": "FVU", "l0": "L0", "dead": "Dead share", "loss": "Loss"}
+SHARES = frozenset({"dead"})
 LENS = (
     '<svg viewBox="0 0 24 24" aria-hidden="true" fill="none" stroke="currentColor" stroke-width="2.2">'
     '<circle cx="10.5" cy="10.5" r="7"/><circle cx="10.5" cy="10.5" r="2.2" fill="currentColor" stroke="none"/>'
@@ -67,7 +68,9 @@ def render_page(
             cards.append(card(feature, interest, on_page))
             entries.append(entry(feature, interest))
             bar.advance(1)
-    figures = [curve(item, CURVES.get(item.name, item.name)) for item in series]
+    figures = [
+        curve(item, CURVES.get(item.name, item.name), percent if item.name in SHARES else number) for item in series
+    ]
     figures.append(densities(bundle.column("density"), [interest.feature for interest in chosen]))
     return _document(
         bundle, _tiles(bundle, facts or {}), "".join(figures), "".join(cards), "".join(entries), len(chosen)
@@ -79,7 +82,7 @@ def _tiles(bundle: FeatureBundle, facts: Mapping[str, str | float]) -> str:
     rows: list[tuple[str, str | None, str]] = [
         ("Features", f"{len(bundle):,}", _wiring(dictionary)),
         ("Active per token", _number(stats.get("l0")), "L0"),
-        ("Variance unexplained", _number(stats.get("fvu")), "FVU: 0 is perfect"),
+        ("Variance unexplained", _number(stats.get("fvu")), "FVU, as evaluated"),
         ("CE recovered", _percent(stats.get("ce_recovered")), "of the model's loss, when spliced in"),
         ("Dead", _percent(stats.get("dead_share")), "features that never fired here"),
         ("Tokens read", number(data["n_tokens"]), f"{data['n_sequences']:,} sequences"),

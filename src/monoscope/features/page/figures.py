@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,8 +62,8 @@ def percent(share: float) -> str:
     return f"{value:.0f}%" if value >= 10 or value == 0 else f"{value:.2g}%" if value >= 0.001 else "<0.001%"
 
 
-def curve(series: Series, title: str) -> str:
-    """A training curve with its last value; values that are not finite are left out."""
+def curve(series: Series, title: str, form: Callable[[float], str] = number) -> str:
+    """A training curve with its last value, written by ``form``; values that are not finite are left out."""
     points = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     if len(points) < 2:
         return ""
@@ -80,12 +80,12 @@ def curve(series: Series, title: str) -> str:
     )
     area = f"{line} L{_x(1):.1f} {_y(0):.1f} L{_x(0):.1f} {_y(0):.1f}Z"
     body = (
-        f'{_y_ticks(y_axis)}{_x_label(f"{number(xs[-1])} tokens")}<path class="area" d="{area}"/>'
+        f'{_y_ticks(y_axis, form)}{_x_label(f"{number(xs[-1])} tokens")}<path class="area" d="{area}"/>'
         f'<path class="curve" d="{line}"/>'
         f'<circle class="dot" cx="{_x(1):.1f}" cy="{_y(y_axis.share(ys[-1])):.1f}" r="3"/>'
     )
-    words = f"{title} from {number(ys[0])} to {number(ys[-1])} over {number(xs[-1])} tokens"
-    return _figure(title, number(ys[-1]), body, words, "log scale" if log else "")
+    words = f"{title} from {form(ys[0])} to {form(ys[-1])} over {number(xs[-1])} tokens"
+    return _figure(title, form(ys[-1]), body, words, "training, log scale" if log else "training")
 
 
 def densities(density: np.ndarray, shown: Sequence[int]) -> str:
@@ -163,11 +163,11 @@ def _y(share: float) -> float:
     return H - BOTTOM - share * (H - TOP - BOTTOM)
 
 
-def _y_ticks(axis: _Axis) -> str:
+def _y_ticks(axis: _Axis, form: Callable[[float], str] = number) -> str:
     middle = math.sqrt(axis.low * axis.high) if axis.log else (axis.low + axis.high) / 2
     return "".join(
         f'<path class="grid" d="M{LEFT} {_y(axis.share(value)):.1f}H{W - RIGHT}"/>'
-        f'<text x="{LEFT - 5}" y="{_y(axis.share(value)) + 3:.1f}" text-anchor="end">{number(value)}</text>'
+        f'<text x="{LEFT - 5}" y="{_y(axis.share(value)) + 3:.1f}" text-anchor="end">{form(value)}</text>'
         for value in (axis.low, middle, axis.high)
     )
 
