@@ -24,5 +24,4 @@ def test_the_demo_trains_measures_and_shows(tmp_path: Path) -> None:
     assert "default-src 'none'" in text  # so that a browser refuses any request
     assert not re.search(r"""(src|href)=["']?https?:""", text)  # contexts may quote addresses
     assert load(tmp_path / "demo" / "dictionary").n_features == 16 * 192
-    with FeatureBundle.open(tmp_path / "demo" / "features.mono") as bundle:
-        bundle.verify()
+    FeatureBundle.open(tmp_path / "demo" / "features.mono").verify()

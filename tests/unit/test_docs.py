@@ -85,7 +85,8 @@ def test_decisions_are_numbered_and_say_the_three_things() -> None:
     pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
     assert [page.name[:4] for page in pages] == [f"{number:04}" for number in range(1, len(pages) + 1)]
     for page in pages:
-        assert re.findall(r"^## (\w+)", page.read_text(), re.MULTILINE)[:3] == ["Context", "Choice", "Price"], page.name
+        said = re.findall(r"^\*\*(\w+)\.\*\*", page.read_text(), re.MULTILINE)
+        assert said == ["Context", "Choice", "Price"], page.name
 
 
 def test_the_version_is_said_once() -> None:
