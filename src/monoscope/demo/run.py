@@ -21,7 +21,7 @@ from monoscope.training.log import METRICS, read_log
 MODEL = Path(str(files("monoscope") / "demo" / "model"))
 SITE = "2.resid_post"
 EXPANSION, K = 16, 32
-TRAIN_TOKENS, HELD_OUT_TOKENS, ANALYZE_TOKENS = 1_500_000, 100_000, 600_000
+TRAIN_TOKENS, HELD_OUT_TOKENS, ANALYZE_TOKENS = 1_200_000, 50_000, 400_000
 CURVES = ("fvu", "l0", "dead")
 
 
