@@ -1,18 +1,20 @@
-"""Time and memory of `analyze`: synthetic sparse activations of many features, or a real dictionary on its model.
+"""Time and memory of `analyze`: on synthetic activations of many features, and on the bundled model.
 
-    python benchmarks/bench_analyze.py                                   16,384 features, 1M tokens, 32 active
-    python benchmarks/bench_analyze.py --features 65536 --tokens 300000
-    python benchmarks/bench_analyze.py --model DIR --dictionary DIR      harvest and encode alone, then analyze
+    python benchmarks/bench_analyze.py [--out benchmarks/results/bench_analyze.json]
+    python benchmarks/bench_analyze.py --features 65536 --tokens 300000 --model DIR --dictionary DIR
 
-Synthetic features fire independently with frequencies that fall as 1 / rank^0.7 and strengths that are log-normal, on
-tokens drawn with frequency 1 / rank: every firing is another (feature, sequence) pair and nothing ever repeats, which
-is the hardest case for the pools. Peak memory is that of the process, PyTorch included.
+Synthetic: features fire independently with frequencies that fall as 1 / rank^0.7 and strengths that are log-normal, on
+tokens drawn with frequency 1 / rank. Every firing is another (feature, sequence) pair and nothing ever repeats, which
+is the hardest case for the pools. Model: harvest and encode alone, then analyze, which does both too; the ratio is the
+price of the description. Without a dictionary, a random one of 16 times the width, 32 active. Memory is that of the
+process while it analyzes, PyTorch included.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -27,10 +29,10 @@ from monoscope.core.acts import Acts
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.progress import Lines, reporting
 from monoscope.core.site import Site
-from monoscope.dictionaries import Autoencoder, load
+from monoscope.demo.run import MODEL
+from monoscope.dictionaries import Autoencoder, Dictionary, load
 from monoscope.dictionaries.variants import TopK
 from monoscope.features import FeatureBundle, analyze
-from monoscope.features.analyze import Analysis
 from monoscope.harvest import ActivationSource, StandardLibrary, live
 from monoscope.models import LanguageModel
 
@@ -116,8 +118,18 @@ def synthetic(features: int, tokens: int, out: Path) -> dict[str, Any]:
     return report(bundle, {"features": features, "encode_s": drawing, "analyze_s": seconds, "before_mb": before})
 
 
-def real(model: str, path: str, tokens: int, out: Path) -> dict[str, Any]:
-    lm, dictionary = LanguageModel.from_pretrained(model), load(path)
+def random_dictionary(lm: LanguageModel) -> Dictionary:
+    n, width = 16 * lm.d_model, {SITE: lm.d_model}
+    dictionary = Autoencoder(Autoencoder.Config(n_features=n), TopK.Config(k=32).build(n), (SITE,), (SITE,), width)
+    with torch.no_grad():
+        dictionary.W_dec.copy_(torch.nn.functional.normalize(torch.randn(n, lm.d_model), dim=1))
+        dictionary.W_enc.copy_(dictionary.W_dec.T)
+    return dictionary.frozen()
+
+
+def real(model: Path, path: Path | None, tokens: int, out: Path) -> dict[str, Any]:
+    lm = LanguageModel.from_pretrained(model)
+    dictionary = random_dictionary(lm) if path is None else load(path)
     windows = StandardLibrary().windows(lm, context=min(CONTEXT, lm.context_length), tokens=tokens)
     source = live(lm, windows, [*dictionary.reads, *dictionary.writes])
     started = time.perf_counter()
@@ -127,7 +139,7 @@ def real(model: str, path: str, tokens: int, out: Path) -> dict[str, Any]:
     encoding = time.perf_counter() - started
     forget_peak()
     before, started = memory_mb("VmRSS"), time.perf_counter()
-    bundle = analyze(dictionary, source, out, lm=lm, config=Analysis())
+    bundle = analyze(dictionary, source, out, lm=lm)
     seconds = time.perf_counter() - started
     facts = {"features": len(bundle), "harvest_encode_s": encoding, "analyze_s": seconds, "before_mb": before}
     return report(bundle, {**facts, "ratio": seconds / encoding})
@@ -144,24 +156,29 @@ def report(bundle: FeatureBundle, facts: dict[str, Any]) -> dict[str, Any]:
         "peak_mb": round(memory_mb("VmHWM")),
         "bundle_mb": round(size / 2**20, 1),
         "contexts_per_feature": round(contexts / len(bundle), 1),
-        "threads": torch.get_num_threads(),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--features", type=int, default=16384)
-    parser.add_argument("--tokens", type=int, default=1_000_000)
-    parser.add_argument("--model")
-    parser.add_argument("--dictionary")
+    parser.add_argument("--features", type=int, default=16384, help="of the synthetic job")
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="of the synthetic job; the model reads a fifth")
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--dictionary", type=Path)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, reporting(Lines(every=30)):
-        out = Path(scratch) / "features.mono"
-        if options.dictionary is None:
-            result = synthetic(options.features, options.tokens, out)
-        else:
-            result = real(options.model, options.dictionary, options.tokens, out)
-    print(json.dumps(result))
+        rows = [
+            {"job": "synthetic", **synthetic(options.features, options.tokens, Path(scratch) / "synthetic.mono")},
+            {
+                "job": "model",
+                **real(options.model, options.dictionary, options.tokens // 5, Path(scratch) / "model.mono"),
+            },
+        ]
+    result = {"machine": platform.machine(), "threads": torch.get_num_threads(), "rows": rows}
+    print(json.dumps(result, indent=1))
+    if options.out is not None:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
