@@ -172,49 +172,17 @@ def _facts(
     vocabulary: Vocabulary,
     stats: dict[str, float],
 ) -> dict[str, Any]:
-    info, config, n = dict(source.info), run.config, dictionary.n_features
-    shape = dictionary.config_dict()
-    model = info.get("model", {})
-    activity = run.activity
+    """The manifest's keys that are not about files."""
+    info, config, activity = dict(source.info), run.config, run.activity
     settings = config.to_dict()
+    about = _about_dictionary(dictionary)
+    model = {"kind": "model", "fingerprint": info.get("model", {}).get("fingerprint")}
     return {
         "license": None,
         "cite": None,
-        "dictionary": {
-            "fingerprint": dictionary.fingerprint(),
-            "wiring": shape["wiring"]["kind"],
-            "function": shape["function"]["kind"],
-            "n_features": n,
-            "d_model": dictionary.get_parameter("W_dec").shape[-1],
-            "k": shape["function"].get("k"),
-            "reads": [str(site) for site in dictionary.reads],
-            "writes": [str(site) for site in dictionary.writes],
-            "source": None,
-            "license": None,
-        },
-        "model": {
-            "id": model.get("name") if lm is None else lm.name,
-            "revision": None,
-            "fingerprint": model.get("fingerprint"),
-            "tokenizer": info.get("tokenizer"),
-            "tokenizer_revision": None,
-            "vocab_size": len(vocabulary),
-            "n_layers": None if lm is None else lm.n_layers,
-            "d_model": None if lm is None else lm.d_model,
-            "dtype": info.get("dtype"),
-        },
-        "data": {
-            "dataset": info.get("text"),
-            "revision": None,
-            "split": info.get("text", {}).get("split") if isinstance(info.get("text"), dict) else None,
-            "n_tokens": activity.n_tokens,
-            "n_sequences": run.corpus.n_sequences,
-            "context_length": run.corpus.context_length,
-            "packing": info.get("bos"),
-            "skip_first": run.skip_first,
-            "seed": config.seed,
-            "source": info,
-        },
+        "dictionary": about,
+        "model": _about_model(info, lm, vocabulary),
+        "data": _about_data(run, info),
         "analysis": {"config": settings, "config_hash": fingerprint(settings)},
         "intervals": {
             "n": config.intervals,
@@ -231,7 +199,54 @@ def _facts(
             "ce_recovered": stats.get("ce_recovered"),
         },
         "inputs": [
-            {"kind": "dictionary", "fingerprint": dictionary.fingerprint()},
-            *([{"kind": "model", "fingerprint": model["fingerprint"]}] if "fingerprint" in model else []),
+            {"kind": "dictionary", "fingerprint": about["fingerprint"]},
+            *([model] if model["fingerprint"] is not None else []),
         ],
+    }
+
+
+def _about_dictionary(dictionary: Dictionary) -> dict[str, Any]:
+    shape = dictionary.config_dict()
+    return {
+        "fingerprint": dictionary.fingerprint(),
+        "wiring": shape["wiring"]["kind"],
+        "function": shape["function"]["kind"],
+        "n_features": dictionary.n_features,
+        "d_model": dictionary.get_parameter("W_dec").shape[-1],
+        "k": shape["function"].get("k"),
+        "reads": [str(site) for site in dictionary.reads],
+        "writes": [str(site) for site in dictionary.writes],
+        "source": None,
+        "license": None,
+    }
+
+
+def _about_model(info: dict[str, Any], lm: LanguageModel | None, vocabulary: Vocabulary) -> dict[str, Any]:
+    model = info.get("model", {})
+    return {
+        "id": model.get("name") if lm is None else lm.name,
+        "revision": None,
+        "fingerprint": model.get("fingerprint"),
+        "tokenizer": info.get("tokenizer"),
+        "tokenizer_revision": None,
+        "vocab_size": len(vocabulary),
+        "n_layers": None if lm is None else lm.n_layers,
+        "d_model": None if lm is None else lm.d_model,
+        "dtype": info.get("dtype"),
+    }
+
+
+def _about_data(run: _Pass, info: dict[str, Any]) -> dict[str, Any]:
+    text = info.get("text")
+    return {
+        "dataset": text,
+        "revision": None,
+        "split": text.get("split") if isinstance(text, dict) else None,
+        "n_tokens": run.activity.n_tokens,
+        "n_sequences": run.corpus.n_sequences,
+        "context_length": run.corpus.context_length,
+        "packing": info.get("bos"),
+        "skip_first": run.skip_first,
+        "seed": run.config.seed,
+        "source": info,
     }
