@@ -41,6 +41,7 @@ class TrainedWith(Config):
     writes: tuple[Site, ...]
     recipes: dict[str, Recipe]
     training: dict[str, Training]
+    source: dict[str, Any]
 
 
 @overload
@@ -92,6 +93,7 @@ def train(
         writes=written,
         recipes=dict(zip(labels, recipes, strict=True)),
         training=dict(zip(labels, each, strict=True)),
+        source=_without_none({key: value for key, value in activations.info.items() if key != "excluded"}),
     )
     directory = None if out is None else Path(out)
     with ExitStack() as stack:

@@ -139,6 +139,12 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(call: Call, train_config
     changed = call("train", train_config, "--out", "cut", *settings, "--set", "recipe.function.k=3", "--resume")
     assert changed.code == 1
     assert "function.k was 4, now 3" in changed.err
+    changed = call("train", train_config, "--out", "cut", *settings, "--set", "skip.first=2", "--resume")
+    assert changed.code == 1
+    assert "source.skip.first was 1, now 2" in changed.err
+    changed = call("train", train_config, "--out", "cut", *settings, "--set", "dtype=bf16", "--resume")
+    assert changed.code == 1
+    assert "source.model.fingerprint was" in changed.err
 
     assert call("train", train_config, "--out", "cut", *settings, "--resume").code == 0
     whole, cut = (load(tmp_path / name).state_dict() for name in ("whole", "cut"))
