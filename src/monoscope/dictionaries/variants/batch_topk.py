@@ -32,7 +32,7 @@ class BatchTopK(ActivationFunction):
 
         kind: Literal["batch_topk"] = "batch_topk"
         k: float = Field(default=64.0, gt=0, description="mean number of features kept per token")
-        momentum: float = Field(default=0.99, ge=0, lt=1, description="of the running threshold")
+        momentum: float = Field(default=0.95, ge=0, lt=1, description="of the running threshold")
 
         def build(self, n_features: int) -> BatchTopK:
             """The function for a number of features."""
