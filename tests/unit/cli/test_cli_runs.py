@@ -126,7 +126,8 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(call: Call, train_config
     settings = ("--set", "training.tokens=12000")
     assert call("train", train_config, "--out", "whole", *settings).code == 0
     command = [sys.executable, "-m", "monoscope", "train", str(train_config), "--out", "cut", *settings]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # the order of sums, and so the last bits, follow the threads
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=one_thread)
     deadline = time.monotonic() + 120
     while not (tmp_path / "cut" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
