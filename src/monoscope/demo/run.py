@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from importlib.resources import files
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from monoscope.core.io import refuse_existing
@@ -65,14 +66,14 @@ def run(out: Path, *, force: bool = False, scale: float = 1.0) -> dict[str, Any]
     )
     log = read_log(out / "dictionary" / METRICS)
     series = [Series(name, [row["tokens"] for row in log], [row[name] for row in log]) for name in CURVES]
-    page = write_page(out / "index.html", bundle, series=series)
-    rates = sorted(row["tokens_per_s"] for row in log)
+    rate = median(row["tokens_per_s"] for row in log)
+    page = write_page(out / "index.html", bundle, series=series, facts={"Tokens/s in training": rate})
     return {
         "FVU": fidelity.fvu,
         "L0": evaluation.firing.l0,
         "CE recovered": losses.ce_recovered_mean,
         "dead share": log[-1]["dead"],
-        "tokens/s": rates[len(rates) // 2],
+        "tokens/s": rate,
         "seconds": round(time.monotonic() - began),
         "page": str(page.resolve()),
     }
