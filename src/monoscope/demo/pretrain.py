@@ -215,7 +215,7 @@ def run(config: Pretraining, out: Path, *, resume: bool, checkpoint_every: float
     (out / "config.json").write_text(config.model_dump_json(indent=1))
 
     per_step = config.windows_per_step * config.context
-    snapshot_steps = {2**i * 500_000 // per_step for i in range(8)}
+    snapshot_steps = {2**i * 62_500 // per_step for i in range(11)}
     started = last_saved = last_logged = time.monotonic()
     for step in range(first, config.steps):
         for optimizer, lr in zip(optimizers, (config.lr_muon, config.lr_adam), strict=True):
