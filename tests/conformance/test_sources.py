@@ -24,6 +24,7 @@ from monoscope.harvest import (
     harvest,
     live,
     repeat,
+    sequences,
     shuffle,
     synthetic,
     take,
@@ -74,13 +75,23 @@ SOURCES: dict[str, Callable[[Path], ActivationSource]] = {
     "repeated without end": lambda store: repeat(rows(seed=0)),
     "shuffled, repeated": lambda store: repeat(shuffle(rows(), 20, batch_tokens=12), 3),
     "repeated, shuffled": lambda store: shuffle(repeat(reading()), 60, batch_tokens=16),
+    "sequences": lambda store: sequences(reading(), 60),
+    "sequences, repeated": lambda store: sequences(repeat(reading()), 84),
+    "sequences of a store": lambda store: repeat(sequences(ActivationStore(store), 24), 2),
+    "sequences, shuffled": lambda store: shuffle(sequences(reading(), 36), 40, batch_tokens=9),
     "taken": lambda store: take(repeat(rows(seed=1)), 120),
     "taken, shuffled": lambda store: shuffle(take(repeat(ActivationStore(store)), 300), 50, batch_tokens=16),
     "endless world, shuffled": lambda store: shuffle(world(None), 64, batch_tokens=16),
 }
 
 
-ENDLESS = {"synthetic, endless", "repeated without end", "repeated, shuffled", "endless world, shuffled"}
+ENDLESS = {
+    "synthetic, endless",
+    "repeated without end",
+    "repeated, shuffled",
+    "sequences, repeated",
+    "endless world, shuffled",
+}
 
 
 @pytest.fixture(params=SOURCES)

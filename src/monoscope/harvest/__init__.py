@@ -10,6 +10,7 @@ from __future__ import annotations
 from monoscope.harvest.array import from_array
 from monoscope.harvest.live import SkipPolicy, live
 from monoscope.harvest.pack import TokenWindows
+from monoscope.harvest.sequences import sequences
 from monoscope.harvest.shuffle import shuffle
 from monoscope.harvest.source import ActivationSource, repeat, take
 from monoscope.harvest.store import ActivationStore
@@ -34,6 +35,7 @@ __all__ = [
     "live",
     "orthogonal_world",
     "repeat",
+    "sequences",
     "shuffle",
     "superposition_world",
     "synthetic",
