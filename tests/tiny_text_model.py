@@ -34,9 +34,9 @@ def tiny_tokenizer(**special: str) -> PreTrainedTokenizerFast:
 
 
 @cache
-def tiny_lm() -> LanguageModel:
+def tiny_lm(seed: int = 0) -> LanguageModel:
     """Two layers, d 16, 64 positions; the weights are the same every time."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=300,
         hidden_size=16,

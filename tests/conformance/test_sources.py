@@ -28,6 +28,7 @@ from monoscope.harvest import (
     shuffle,
     synthetic,
     take,
+    together,
 )
 
 SITES = ["0.resid_post", "1.mlp_out"]
@@ -40,6 +41,11 @@ def windows(n: int | None = None) -> TokenWindows:
 
 def reading(**options: Any) -> ActivationSource:
     return live(tiny_lm(), windows(), SITES, windows_per_batch=4, **options)
+
+
+def both(**options: Any) -> ActivationSource:
+    models = {"base": tiny_lm(), "tuned": tiny_lm(1)}
+    return together({name: live(lm, windows(), SITES, windows_per_batch=4, **options) for name, lm in models.items()})
 
 
 def rows(seed: int | None = None) -> ActivationSource:
@@ -79,6 +85,11 @@ SOURCES: dict[str, Callable[[Path], ActivationSource]] = {
     "sequences, repeated": lambda store: sequences(repeat(reading()), 84),
     "sequences of a store": lambda store: repeat(sequences(ActivationStore(store), 24), 2),
     "sequences, shuffled": lambda store: shuffle(sequences(reading(), 36), 40, batch_tokens=9),
+    "two models": lambda store: both(),
+    "two models, skipping norms": lambda store: both(skip=SkipPolicy(norm=1.2)),
+    "a store and a model": lambda store: together({"": ActivationStore(store), "live": reading()}),
+    "two models, shuffled": lambda store: shuffle(both(), 40, 1, batch_tokens=10),
+    "two models, sequences": lambda store: sequences(both(), 60),
     "taken": lambda store: take(repeat(rows(seed=1)), 120),
     "taken, shuffled": lambda store: shuffle(take(repeat(ActivationStore(store)), 300), 50, batch_tokens=16),
     "endless world, shuffled": lambda store: shuffle(world(None), 64, batch_tokens=16),
@@ -237,6 +248,7 @@ def test_a_position_of_other_data_is_refused(stored: Path) -> None:
         (rows(), rows(seed=1)),
         (world(), synthetic(World(n_features=9, d=4, p_max=0.2))),
         (shuffle(rows(), 20), shuffle(rows(), 20, seed=1)),
+        (both(), together({"base": reading(), "other": reading()})),
     ]:
         with pytest.raises(MismatchError, match="taken in another source"):
             source.load_state_dict(other.state_dict())

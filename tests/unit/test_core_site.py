@@ -14,11 +14,13 @@ layer_sites = st.builds(
     Site, st.integers(0, 999), st.sampled_from(LAYER_KINDS), st.sampled_from(["", "encoder", "decoder"])
 )
 model_sites = st.builds(Site, st.none(), st.sampled_from(MODEL_KINDS), st.sampled_from(["", "encoder", "decoder"]))
+labels = st.just("") | st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,8}", fullmatch=True)
 paths = st.from_regex(r"[a-z_]+(\.[a-z0-9_]+){0,4}", fullmatch=True)
 raw_sites = st.builds(lambda path, end: Site(None, end, module=path), paths, st.sampled_from(["in", "out"]))
+sites = st.builds(Site.of, layer_sites | model_sites | raw_sites, labels)
 
 
-@given(layer_sites | model_sites | raw_sites)
+@given(sites)
 def test_names_read_back(site: Site) -> None:
     assert Site.parse(str(site)) == site
     assert Site.parse(site) is site
@@ -36,6 +38,13 @@ def test_names_read_back(site: Site) -> None:
         ("blocks.0.attn.hook_z", Site(0, "z")),
         ("blocks.4.mlp.hook_post", Site(4, "mlp_act")),
         ("hook_embed", Site(None, "embed")),
+        ("2.resid_post@step512", Site(2, "resid_post", model="step512")),
+        ("decoder.2.q@base", Site(2, "q", "decoder", model="base")),
+        ("model.layers.2.mlp:out@v1.5-chat", Site(None, "out", module="model.layers.2.mlp", model="v1.5-chat")),
+        ("blocks.0.attn.hook_z@base", Site(0, "z", model="base")),
+        ("logits@base", Site(None, "logits", model="base")),
+        ("a@b:out", Site(None, "out", module="a@b")),
+        ("a@b:out@c", Site(None, "out", module="a@b", model="c")),
     ],
 )
 def test_understood_names(name: str, site: Site) -> None:
@@ -54,6 +63,10 @@ def test_understood_names(name: str, site: Site) -> None:
         ("-1.resid_post", "write '2.resid_post'"),
         ("2.resid_post:sideways", "write '2.resid_post'"),
         ("2.resid_post ", "write '2.resid_post'"),
+        ("2.resid_post@", "write '2.resid_post'"),
+        ("@base", "write '2.resid_post'"),
+        ("2.resid_pots@base", "did you mean 'resid_post'"),
+        ("2.resid_post@a@b", "has a label already"),
     ],
 )
 def test_unreadable_names_say_what_would_be_right(name: str, says: str) -> None:
@@ -66,6 +79,15 @@ def test_impossible_sites() -> None:
         Site(-1, "resid_post")
     with pytest.raises(SiteError, match="':in' or ':out'"):
         Site(None, "resid_post", module="model.norm")
+    with pytest.raises(SiteError, match="letters, digits and _ . [+] -, .* found 'a b'"):
+        Site(2, "resid_post", model="a b")
+
+
+def test_a_label_tells_models_apart() -> None:
+    base, tuned = (Site(2, "resid_post").of(label) for label in ("base", "tuned"))
+    assert base != tuned
+    assert base.of("") == tuned.of("") == Site(2, "resid_post")
+    assert base < tuned < Site(3, "resid_pre")
 
 
 @given(st.text(max_size=30))
@@ -77,7 +99,7 @@ def test_any_text_is_a_site_or_a_site_error(name: str) -> None:
     assert site.module is not None or site.kind in KINDS
 
 
-@given(st.lists(layer_sites | model_sites | raw_sites, max_size=8))
+@given(st.lists(sites, max_size=8))
 def test_sites_have_one_order(sites: list[Site]) -> None:
     assert sorted(sites) == sorted(reversed(sites))
 

@@ -4,12 +4,13 @@
 encoder.2.resid_post         the same in one stack of an encoder-decoder
 embed, logits                places outside the layers
 model.layers.2.mlp:out       any module's input (":in") or output (":out"), by its path
+2.resid_post@step512         any of these in one of several models, by the label it goes by
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic_core import core_schema
@@ -33,6 +34,7 @@ LAYER_KINDS = (
 )
 MODEL_KINDS = ("embed", "logits")
 KINDS = LAYER_KINDS + MODEL_KINDS
+LABEL = r"\w[\w.+-]*"
 
 _TRANSFORMER_LENS = {
     "hook_resid_pre": "resid_pre",
@@ -55,15 +57,22 @@ class Site:
     """A place in a model: ``Site(12, "resid_post")`` prints as ``12.resid_post``.
 
     ``layer`` is None for places outside the layers; ``stack`` tells the halves of an encoder-decoder apart;
-    ``module`` is set for a raw module path, and then ``kind`` is ``in`` or ``out``.
+    ``module`` is set for a raw module path, and then ``kind`` is ``in`` or ``out``; ``model`` is the label of the model
+    where activations come from several.
     """
 
     layer: int | None
     kind: str
     stack: Literal["", "encoder", "decoder"] = ""
     module: str | None = None
+    model: str = ""
 
     def __post_init__(self) -> None:
+        if self.model and not re.fullmatch(LABEL, self.model):
+            raise SiteError(
+                f"a model's label is made of letters, digits and _ . + -, as in '2.resid_post@step512'; "
+                f"found {self.model!r}"
+            )
         if self.module is not None:
             if self.kind not in ("in", "out"):
                 raise SiteError(f"a module path ends in ':in' or ':out', found {self.kind!r}")
@@ -77,16 +86,21 @@ class Site:
             raise SiteError(f"layers count from 0, found {self.layer}")
 
     def __str__(self) -> str:
+        label = f"@{self.model}" if self.model else ""
         if self.module is not None:
-            return f"{self.module}:{self.kind}"
+            return f"{self.module}:{self.kind}{label}"
         parts = [self.stack, "" if self.layer is None else str(self.layer), self.kind]
-        return ".".join(part for part in parts if part)
+        return ".".join(part for part in parts if part) + label
 
     def __lt__(self, other: Site) -> bool:
         return self._order() < other._order()
 
     def _order(self) -> tuple[Any, ...]:
-        return (self.stack, -1 if self.layer is None else self.layer, self.kind, self.module or "")
+        return (self.stack, -1 if self.layer is None else self.layer, self.kind, self.module or "", self.model)
+
+    def of(self, model: str) -> Site:
+        """The same place in the model of a label; "" takes the label away."""
+        return replace(self, model=model)
 
     @staticmethod
     def parse(name: str | Site) -> Site:
@@ -97,6 +111,11 @@ class Site:
             raise SiteError(f"a site is written as text, such as '2.resid_post'; found {name!r}")
         if found := re.fullmatch(r"(.+):(in|out)", name):
             return Site(None, found[2], module=found[1])
+        if found := re.fullmatch(rf"(.+)@({LABEL})", name):
+            site = Site.parse(found[1])
+            if site.model:
+                raise SiteError(f"{name!r} names two models, and {str(site)!r} has a label already; write one @label")
+            return site.of(found[2])
         if name == "hook_embed":
             return Site(None, "embed")
         if found := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):

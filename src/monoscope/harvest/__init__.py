@@ -16,6 +16,7 @@ from monoscope.harvest.source import ActivationSource, repeat, take
 from monoscope.harvest.store import ActivationStore
 from monoscope.harvest.synthetic import SyntheticSource, World, orthogonal_world, superposition_world, synthetic
 from monoscope.harvest.text import Datasets, Files, Sampled, StandardLibrary, TextSource
+from monoscope.harvest.together import together
 from monoscope.harvest.writer import harvest
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "superposition_world",
     "synthetic",
     "take",
+    "together",
 ]

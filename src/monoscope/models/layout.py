@@ -73,6 +73,11 @@ class Layout:
     def resolve(self, name: Site | str) -> Site:
         """The site of a name. Raises SiteError, with what is near, for one this model does not have."""
         site = Site.parse(name)
+        if site.model:
+            raise SiteError(
+                f"{site} is a place in the model labeled {site.model!r}, and {self._name} alone has no label; write "
+                f"{str(site.of(''))!r}, or read several models together"
+            )
         if site.module is not None:
             if _module(self.hf, site.module) is None:
                 known = [path for path, _ in self.hf.named_modules() if path]
