@@ -59,6 +59,7 @@ class Family:
     norm: what stands between the last block and the unembedding; None if nothing does
     positions: learned position embeddings; they end at the context length
     takes_positions: whether the model accepts position ids
+    rotary: the module that holds the frequencies of rotary positions, in models that have them
     project_in: a projection of the token embeddings, whose output ``embed`` then is, in models that have one
     project_out: a projection between final norm and unembedding, in models that have one
     logit_bias: a buffer added to the logits
@@ -74,6 +75,7 @@ class Family:
     norm: str | None = "norm"
     positions: tuple[str, ...] = ()
     takes_positions: bool = True
+    rotary: str | None = None
     project_out: str | None = None
     logit_bias: str | None = None
     softcap: bool = False
@@ -105,7 +107,8 @@ LLAMA = Family(
     BLOCK
     | _attention("self_attn", "q_proj", "k_proj", "v_proj", "o_proj")
     | {"resid_mid": At("post_attention_layernorm", "in")}
-    | _mlp("mlp", "down_proj")
+    | _mlp("mlp", "down_proj"),
+    rotary="rotary_emb",
 )
 
 GEMMA2 = replace(
@@ -124,6 +127,7 @@ GEMMA3_WITH_IMAGES = replace(
     blocks={"": "language_model.layers"},
     embed={"": "language_model.embed_tokens"},
     norm="language_model.norm",
+    rotary="language_model.rotary_emb",
     softcap=False,
 )
 
@@ -131,6 +135,7 @@ PHI = Family(
     BLOCK | _attention("self_attn", "q_proj", "k_proj", "v_proj", "dense") | _mlp("mlp", "fc2"),
     order="parallel",
     norm="final_layernorm",
+    rotary="rotary_emb",
 )
 
 GPT2 = Family(
@@ -167,6 +172,7 @@ GPT_NEOX = Family(
     order="parallel",
     embed={"": "embed_in"},
     norm="final_layer_norm",
+    rotary="rotary_emb",
 )
 
 GPT_NEOX_SEQUENTIAL = replace(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,9 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from monoscope.core.attention import AttentionWeights
 from monoscope.core.errors import MismatchError, ModelError, SiteError
 from monoscope.core.io import fingerprint_tensors
 from monoscope.core.site import Site
+from monoscope.models.attention import attention_weights
 from monoscope.models.generation import CachedRows, Sampler, continued
 from monoscope.models.hooks import Tap, tapped
 from monoscope.models.inputs import Inputs, Mask, Tokens, padding_first, positions_of
@@ -276,6 +278,14 @@ class LanguageModel:
         BERT's norm is its head's transform, dense layer and activation included.
         """
         return unembedding(self.hf, self._layout.family)
+
+    def attention(self, layer: int, stack: Literal["", "encoder", "decoder"] = "") -> AttentionWeights:
+        """The weights of a layer's attention, head by head, with everything its pattern depends on.
+
+        Raises SiteError for a layer the model lacks, and ModelError for attention with ALiBi, or with rotary positions
+        that depend on the length of the text.
+        """
+        return attention_weights(self._layout, layer, stack)
 
     def _forward(self, tokens: Tensor, mask: Tensor | None) -> Any:
         """A pass over whole rows, without a cache."""
