@@ -49,7 +49,7 @@ def normed(x: Float[Tensor, "S H T e"], norm: Norm, form: AttentionForm) -> Floa
 
 def rotated(x: Float[Tensor, "S H T e"], rotary: Rotary, real: Bool[Tensor, "S T"] | None) -> Float[Tensor, "S H T e"]:
     """Pairs of coordinates turned by ``position * frequency``; positions count from the first real token."""
-    frequencies = _frequencies(rotary, x.device, torch.promote_types(x.dtype, torch.float32))
+    frequencies = _frequencies(rotary.frequencies, x.device, torch.promote_types(x.dtype, torch.float32))
     angles = positions(x.shape[2], real, x.device)[:, None, :, None] * frequencies
     cos, sin = (rotary.gain * angles.cos()).to(x.dtype), (rotary.gain * angles.sin()).to(x.dtype)
     n = len(rotary.frequencies)
@@ -62,8 +62,8 @@ def rotated(x: Float[Tensor, "S H T e"], rotary: Rotary, real: Bool[Tensor, "S T
 
 
 @lru_cache(maxsize=64)
-def _frequencies(rotary: Rotary, device: torch.device, dtype: torch.dtype) -> Float[Tensor, " pairs"]:
-    return torch.tensor(rotary.frequencies, device=device, dtype=dtype)
+def _frequencies(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Float[Tensor, " pairs"]:
+    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def positions(n: int, real: Bool[Tensor, "S T"] | None, device: torch.device) -> Int[Tensor, "_ T"]:

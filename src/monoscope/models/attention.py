@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from monoscope.core.attention import AttentionForm, AttentionWeights, Rotary
 from monoscope.core.errors import ModelError, SiteError
-from monoscope.models.families import At
+from monoscope.models.families import At, Stack
 from monoscope.models.layout import FUSED, Layout
 
 Q_NORMS, K_NORMS = ("q_norm", "q_layernorm"), ("k_norm", "k_layernorm")
@@ -17,7 +17,7 @@ CHANGING_ROTARY = ("dynamic", "longrope")  # their frequencies depend on the len
 
 
 @torch.no_grad()
-def attention_weights(layout: Layout, layer: int, stack: str = "") -> AttentionWeights:
+def attention_weights(layout: Layout, layer: int, stack: Stack = "") -> AttentionWeights:
     """Weights of a layer's attention, as float32 copies.
 
     Raises SiteError for a layer the model lacks, and ModelError, with the reason, for attention that AttentionForm does
