@@ -1,6 +1,6 @@
 """The one place that knows layouts, kernels and devices."""
 
-from monoscope.ops.api import decode, encode, kth_largest
+from monoscope.ops.api import decode, encode, kth_largest, pursue
 from monoscope.ops.selection import AboveThreshold, Selection, TopKPerBatch, TopKPerToken
 
-__all__ = ["AboveThreshold", "Selection", "TopKPerBatch", "TopKPerToken", "decode", "encode", "kth_largest"]
+__all__ = ["AboveThreshold", "Selection", "TopKPerBatch", "TopKPerToken", "decode", "encode", "kth_largest", "pursue"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from monoscope.core.acts import Acts
-from monoscope.ops import cpu, reference
+from monoscope.ops import cpu, pursuit, reference
 from monoscope.ops.selection import Selection
 
 
@@ -54,3 +56,24 @@ def decode(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]
 def kth_largest(scores: Float[Tensor, "*any"], k: int) -> Float[Tensor, ""]:
     """The k-th largest entry of a whole tensor, counting from 1."""
     return cpu.kth_largest(scores, k) if scores.device.type == "cpu" else reference.kth_largest(scores, k)
+
+
+def pursue(
+    x: Float[Tensor, "*batch d"],
+    rows: Float[Tensor, "F d"],
+    k: int,
+    method: Literal["mp", "omp"] = "mp",
+    *,
+    gram: Float[Tensor, "F F"] | None = None,
+) -> Acts:
+    """Signed coefficients of a (matching or orthogonal) matching pursuit into unit rows; see ``reference.pursue``.
+
+    ``gram``, ``rows @ rows.T``, saves computing it where one dictionary serves many small calls.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    if not _fast(flat, rows, gram):
+        dense = reference.pursue(flat, rows, k, method)
+        return Acts(dense.view(*x.shape[:-1], len(rows)), len(rows))
+    values, indices = pursuit.pursue(flat, rows, k, method, gram)
+    shape = (*x.shape[:-1], values.shape[-1])
+    return Acts(values.view(shape), len(rows), indices.view(shape))

@@ -6,6 +6,8 @@ Shapes: N tokens, d width, F features, k kept per token. Sparse entries are ``va
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -56,3 +58,47 @@ def sparse_decode(
 def kth_largest(scores: Float[Tensor, "*any"], k: int) -> Float[Tensor, ""]:
     """The k-th largest entry of a whole tensor, counting from 1."""
     return scores.flatten().kthvalue(scores.numel() - k + 1).values
+
+
+def pursue(
+    x: Float[Tensor, "n d"], rows: Float[Tensor, "F d"], k: int, method: Literal["mp", "omp"]
+) -> Float[Tensor, "n F"]:
+    """Signed coefficients of a greedy decomposition of ``x`` into ``k`` unit rows.
+
+        repeat k times:   j = argmax_j |r . rows_j|        r = x at first
+
+        mp    acts_j += r . rows_j;   r -= (r . rows_j) rows_j          (a row chosen twice accumulates)
+        omp   acts = the least-squares coefficients of x on the rows chosen so far;   r = x - acts @ rows
+
+    A token whose residual is rounding error is finished early. Gradients flow through the coefficients, the choices
+    held fixed. Source: Mallat, Zhang 1993; Pati, Rezaiifar, Krishnaprasad 1993.
+    """
+    acts, residual = x.new_zeros(len(x), len(rows)), x
+    is_chosen = torch.zeros_like(acts, dtype=torch.bool)
+    negligible = pursuit_rounding(x)
+    for _ in range(min(k, len(rows)) if method == "omp" else k):
+        coefficient = residual @ rows.T
+        free = coefficient.detach() if method == "mp" else coefficient.detach().masked_fill(is_chosen, 0)
+        best = free.abs().argmax(1, keepdim=True)
+        is_chosen.scatter_(1, best, is_chosen.gather(1, best) | (free.gather(1, best).abs() > negligible))
+        if method == "mp":
+            value = coefficient.gather(1, best)
+            acts = acts.scatter_add(1, best, value.where(value.abs() > negligible, 0))
+        else:
+            acts = torch.stack([_least_squares(x[i], rows, is_chosen[i]) for i in range(len(x))])
+        residual = x - acts @ rows
+    return acts
+
+
+def _least_squares(
+    x: Float[Tensor, " d"], rows: Float[Tensor, "F d"], support: Bool[Tensor, " F"]
+) -> Float[Tensor, " F"]:
+    if not support.any():
+        return x.new_zeros(len(rows))
+    coefficients = torch.linalg.lstsq(rows[support].T, x[:, None]).solution[:, 0]
+    return x.new_zeros(len(rows)).masked_scatter(support, coefficients)
+
+
+def pursuit_rounding(x: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
+    """Magnitude below which a pursuit's coefficient is rounding error."""
+    return 64 * torch.finfo(x.dtype).eps * x.detach().norm(dim=1, keepdim=True)
