@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from monoscope.cli.session import ConfigFile, Force, Json, Out, Overrides, session, show
 
 
@@ -19,11 +21,13 @@ def analyze(
         refuse_existing(out, force=force)
         dictionary = load(settings.dictionary)
         settings = settings.as_trained(dictionary)
-        lm = settings.language_model()
-        settings.check_model(dictionary, lm)
-        sites = tuple(dict.fromkeys((*dictionary.reads, *dictionary.writes)))
-        source = settings.source(lm, settings.windows(lm), sites)
-        bundle = describe(dictionary, source, out, lm=lm, config=settings.analysis, force=force)
+        lms = settings.language_models()
+        settings.check_models(dictionary, lms)
+        first = next(iter(lms.values()))
+        source = settings.source(lms, settings.windows(first), dict.fromkeys((*dictionary.reads, *dictionary.writes)))
+        # What a feature promotes is a question to one model: of several, only the tokens' text is taken.
+        asked: dict[str, Any] = {"tokenizer": first.tokenizer} if settings.models else {"lm": first}
+        bundle = describe(dictionary, source, out, **asked, config=settings.analysis, force=force)
         write_text(out / "analyze.toml", settings.to_toml())
         measured = {name: value for name, value in bundle.manifest["stats"].items() if value is not None}
         tokens = bundle.manifest["data"]["n_tokens"]

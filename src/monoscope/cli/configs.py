@@ -1,74 +1,22 @@
-"""What verbs are told: a model, the text it reads, and what to do with the activations. Heavy to import."""
+"""What verbs are told: what is read, and what to do with the activations. Heavy to import."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from pydantic import Field, model_validator
 
-from monoscope.core.config import Config
+from monoscope.cli.reading import Reading
 from monoscope.core.errors import ConfigError, MismatchError
 from monoscope.core.site import Site
-from monoscope.demo import MODEL
 from monoscope.dictionaries import Dictionary, Recipe
 from monoscope.features import Analysis
-from monoscope.harvest.live import SkipPolicy, live
-from monoscope.harvest.pack import Bos, TokenWindows
 from monoscope.harvest.source import ActivationSource
-from monoscope.harvest.store import DTYPES, ActivationStore, DtypeName
-from monoscope.harvest.text import StandardLibrary, TextSource
+from monoscope.harvest.store import ActivationStore, DtypeName
+from monoscope.harvest.text import StandardLibrary
 from monoscope.models.language_model import LanguageModel
 from monoscope.training import Training
-
-BUNDLED = "bundled"
-
-
-class Reading(Config):
-    """A language model and the text it reads."""
-
-    model: str = Field(default=BUNDLED, description="hub id or directory; 'bundled': the model that comes along")
-    revision: str | None = None
-    trust_remote_code: bool = False
-    device: str = Field(default="auto", description="'cpu', 'cuda', ...; 'auto': a GPU where there is one")
-    dtype: DtypeName = Field(default="fp32", description="precision of the model")
-    text: TextSource = StandardLibrary()
-    context: int = Field(default=256, ge=2, description="tokens in a window")
-    bos: Bos = "window"
-    text_tokens: int | None = Field(default=None, ge=1, description="tokens of text to read; None: all there are")
-    windows_per_batch: int = Field(default=16, ge=1)
-    skip: SkipPolicy = SkipPolicy()
-
-    def language_model(self) -> LanguageModel:
-        """The model, loaded."""
-        lm = LanguageModel.from_pretrained(
-            MODEL if self.model == BUNDLED else self.model,
-            device=_device(self.device),
-            dtype=DTYPES[self.dtype],
-            trust_remote_code=self.trust_remote_code,
-            revision=self.revision,
-        )
-        lm.name = self.model
-        return lm
-
-    def windows(self, lm: LanguageModel) -> TokenWindows:
-        """The text, tokenized and packed."""
-        return self.text.windows(lm, context=self.context, bos=self.bos, tokens=self.text_tokens)
-
-    def source(self, lm: LanguageModel, windows: TokenWindows, sites: tuple[Site, ...]) -> ActivationSource:
-        """Activations of the model at sites, as it reads the windows."""
-        return live(lm, windows, sites, windows_per_batch=self.windows_per_batch, skip=self.skip)
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return name
 
 
 class HarvestConfig(Reading):
@@ -78,6 +26,11 @@ class HarvestConfig(Reading):
     store_dtype: DtypeName = "fp32"
     shard_tokens: int = Field(default=2**17, ge=1)
     seed: int = Field(default=0, ge=0, description="order of the windows")
+
+    @model_validator(mode="after")
+    def _labels_exist(self) -> Self:
+        self.placed(self.sites)
+        return self
 
 
 class TrainConfig(Reading):
@@ -99,15 +52,23 @@ class TrainConfig(Reading):
             raise ValueError(f"activations are read from {self.activations}; {', '.join(given)} would have no effect")
         if self.activations is None and not self.reads:
             raise ValueError("reads: name the site to read, as in reads = ['2.resid_post']")
+        self.sites()
         return self
+
+    def sites(self) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+        """Sites that are read and those that are written, with their model's label."""
+        if self.activations is not None:
+            return self.reads, self.writes
+        return self.placed(self.reads), self.placed(self.writes)
 
     def open(self) -> ActivationSource:
         """The activations to train on; windows of text in random order."""
         if self.activations is not None:
             return ActivationStore(self.activations)
-        lm = self.language_model()
-        windows = self.windows(lm).shuffled(self.training.seed)
-        return self.source(lm, windows, tuple(dict.fromkeys((*self.reads, *self.writes))))
+        lms = self.language_models()
+        windows = self.windows(next(iter(lms.values()))).shuffled(self.training.seed)
+        reads, writes = self.sites()
+        return self.source(lms, windows, dict.fromkeys((*reads, *writes)))
 
     def runs(self) -> dict[str, tuple[Recipe, Training]]:
         """Recipe and training of every dictionary of the sweep, by name."""
@@ -125,18 +86,35 @@ class OfDictionary(Reading):
         """The same settings, with those of the training in the place of defaults."""
         source = dictionary.provenance.get("source", {})
         trained = {name: source.get(name) for name in ("text", "context", "bos", "skip")}
-        trained["model"] = source.get("model", {}).get("name")
+        names = {label: model.get("name") for label, model in _trained_on(dictionary).items()}
+        if not {"model", "models"} & self.model_fields_set:
+            trained |= {"model": names[""]} if "" in names else {"models": names}
         adopted = {name: value for name, value in trained.items() if value and name not in self.model_fields_set}
         return self.from_dict(self.to_dict() | adopted)
 
-    def check_model(self, dictionary: Dictionary, lm: LanguageModel) -> None:
+    def check_models(self, dictionary: Dictionary, lms: Mapping[str, LanguageModel]) -> None:
         """Raises MismatchError for a model with other weights than the dictionary was trained on."""
-        trained = dictionary.provenance.get("source", {}).get("model", {})
-        if not self.any_model and trained.get("fingerprint", lm.fingerprint()) != lm.fingerprint():
-            raise MismatchError(
-                f"{self.dictionary} was trained on {trained.get('name')!r}, and {self.model!r} in {self.dtype} has "
-                "other weights; name that model, or set any_model = true"
-            )
+        for label, trained in _trained_on(dictionary).items():
+            if self.any_model or "fingerprint" not in trained:
+                continue
+            if label not in lms:
+                raise MismatchError(
+                    f"{self.dictionary} was trained on {trained.get('name')!r}"
+                    f"{f' under the label {label!r}' if label else ''}, which is not here; name that model, or set "
+                    "any_model = true"
+                )
+            if trained["fingerprint"] != lms[label].fingerprint():
+                raise MismatchError(
+                    f"{self.dictionary} was trained on {trained.get('name')!r}, and {lms[label].name!r} in "
+                    f"{self.dtype} has other weights; name that model, or set any_model = true"
+                )
+
+
+def _trained_on(dictionary: Dictionary) -> dict[str, dict[str, Any]]:
+    """Name and fingerprint of each model a dictionary was trained on, by label; the only one has the label ""."""
+    source = dictionary.provenance.get("source", {})
+    model = source.get("model", {})
+    return {label: own.get("model", model) for label, own in source.get("sources", {"": {}}).items()}
 
 
 class AnalyzeConfig(OfDictionary):

@@ -32,7 +32,7 @@ def evaluate(
         dictionary = load(settings.dictionary)
         settings = settings.as_trained(dictionary)
         lm = settings.language_model()
-        settings.check_model(dictionary, lm)
+        settings.check_models(dictionary, {"": lm})
         windows = settings.windows(lm)
         result = evals.evaluate(lm, dictionary, windows, batch=settings.windows_per_batch, skip=settings.skip)
         if out is not None:

@@ -16,10 +16,12 @@ def harvest(
 
         settings = HarvestConfig.load(config, overrides or ())
         refuse_existing(out, force=force)
-        lm = settings.language_model()
-        sites = tuple(lm.resolve(site) for site in settings.sites)
-        windows = settings.windows(lm).shuffled(settings.seed)
-        source = settings.source(lm, windows, sites)
+        lms = settings.language_models()
+        sites = settings.placed(settings.sites)
+        for site in sites:
+            lms[site.model].resolve(site.of(""))
+        windows = settings.windows(next(iter(lms.values()))).shuffled(settings.seed)
+        source = settings.source(lms, windows, sites)
         store = write(source, out, dtype=settings.store_dtype, shard_tokens=settings.shard_tokens, force=force)
         write_text(out / "harvest.toml", settings.to_toml())
         size = sum(shard.bytes for shard in store.shards)

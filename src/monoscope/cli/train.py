@@ -27,8 +27,9 @@ def train(
         if not resume:
             refuse_existing(out, force=force)
         source = settings.open()
+        reads, writes = settings.sites()
         common: dict[str, Any] = {"out": out, "resume": resume, "force": force}
-        common |= {"reads": settings.reads or None, "writes": settings.writes or None}
+        common |= {"reads": reads or None, "writes": writes or None}
         if runs:
             recipes, trainings = zip(*runs.values(), strict=True)
             training.train(list(recipes), source, training=list(trainings), names=list(runs), **common)

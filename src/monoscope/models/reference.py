@@ -30,6 +30,7 @@ HEAD = """\
 A site is a place in a model where activations are read or edited. It is written `2.resid_post` (layer 2), `embed` or
 `logits` (outside the layers), `encoder.2.resid_post` (one stack of an encoder-decoder), or `model.layers.2.mlp:out`
 (any module's input or output, in any model). TransformerLens names such as `blocks.2.hook_resid_post` are understood.
+Where several models are read on the same tokens, a label tells which: `2.resid_post@base`.
 """
 
 WHERE = """\

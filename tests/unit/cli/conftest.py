@@ -33,6 +33,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a model like it, with other weights."""
+    path = tmp_path_factory.mktemp("tuned")
+    tiny_lm(1).hf.save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
 @pytest.fixture
 def harvest_config(tmp_path: Path, model: Path) -> Path:
     """A harvest of the tiny model over a small text."""
