@@ -25,24 +25,25 @@ import torch
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.site import Site
 from monoscope.dictionaries import Recipe
+from monoscope.dictionaries.initialize import Sample
 from monoscope.dictionaries.normalize import Scale
 from monoscope.training import Training
-from monoscope.training.run import Run
+from monoscope.training.descent import Descent
 
 BATCH, D, F, K = 4096, 384, 6144, 32
 SITE = Site(3, "resid_post")
 
 
-def make_run(encode_dtype: str = "fp32") -> Run:
+def make_run(encode_dtype: str = "fp32") -> Descent:
     """The product's side of the job."""
     recipe = Recipe.from_dict(
         {"wiring": {"kind": "autoencoder", "n_features": F}, "function": {"kind": "topk", "k": K}}
     )
     dictionary = recipe.build((SITE,), (SITE,), {SITE: D}).train()
     x = batches(1)[0][:1024]
-    dictionary.initialize_(recipe.initialize, x, x, torch.Generator().manual_seed(0))
+    dictionary.initialize_(recipe.initialize, Sample.of(x, x), torch.Generator().manual_seed(0))
     training = Training(tokens=10**9, encode_dtype=encode_dtype)
-    return Run("", recipe, training, dictionary, {SITE: Scale(1.0)})
+    return Descent("", recipe, training, dictionary, {SITE: Scale(1.0)})
 
 
 def batches(n: int) -> list[torch.Tensor]:
@@ -57,14 +58,14 @@ def batches(n: int) -> list[torch.Tensor]:
     return out
 
 
-def sparse_step(run: Run, x: torch.Tensor) -> None:
+def sparse_step(run: Descent, x: torch.Tensor) -> None:
     """One step of the product."""
     step = run.forward(ActivationBatch({SITE: x}))
     sum(run.terms(step).values()).backward()
     run.update()
 
 
-def dense_loss(run: Run, x: torch.Tensor) -> torch.Tensor:
+def dense_loss(run: Descent, x: torch.Tensor) -> torch.Tensor:
     """The same loss by dense autograd."""
     d = run.dictionary
     pre = ((x - d.b_dec) @ d.W_enc + d.b_enc).relu()
@@ -74,7 +75,7 @@ def dense_loss(run: Run, x: torch.Tensor) -> torch.Tensor:
     return (x - recon).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
 
 
-def dense_step(run: Run, x: torch.Tensor) -> None:
+def dense_step(run: Descent, x: torch.Tensor) -> None:
     """One dense step, with nothing but the gradient, clipping and the optimizer."""
     dense_loss(run, x).backward()
     torch.nn.utils.clip_grad_norm_(run.dictionary.parameters(), 1.0)

@@ -10,7 +10,7 @@ et al. 2024 (arXiv:2406.11944). Skip: Paulo et al. 2025 (arXiv:2501.18823).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +21,9 @@ from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError
 from monoscope.core.site import Site
-from monoscope.dictionaries.base import ActivationFunction, Dictionary, Wiring
-from monoscope.dictionaries.initialize import Initialization, initialize_autoencoder_
+from monoscope.dictionaries.base import Dictionary, Wiring
+from monoscope.dictionaries.function import ActivationFunction
+from monoscope.dictionaries.initialize import Initialization, Sample, initialize_autoencoder_
 
 
 class Autoencoder(Dictionary):
@@ -31,8 +32,6 @@ class Autoencoder(Dictionary):
     Shapes: W_enc [d_in, F], stored feature by feature so that a feature's encoder is one run of memory; b_enc [F];
     W_dec [F, d_out]; b_dec [d_out]; W_skip [d_in, d_out] or None.
     """
-
-    feature_axes: ClassVar[Mapping[str, int]] = {"W_enc": 1, "b_enc": 0, "W_dec": 0}
 
     class Config(Wiring):
         """Settings of an autoencoder; None picks what suits an SAE or a transcoder, by its sites."""
@@ -81,6 +80,7 @@ class Autoencoder(Dictionary):
         self.config, self.activation, self.reads, self.writes = config, activation, reads, writes
         self.widths = {site: widths[site] for site in {*reads, *writes}}
         self.d_in, self.d_out, self.n_features = widths[reads[0]], widths[writes[0]], config.n_features
+        self.feature_axes = {"W_enc": 1, "b_enc": 0, "W_dec": 0}
         self.acts_scale, self.provenance = None, {}
         self.encode_dtype = None
         self.W_enc = nn.Parameter(torch.zeros(self.n_features, self.d_in).T)
@@ -94,15 +94,9 @@ class Autoencoder(Dictionary):
         z = x - self.b_dec if self.config.center else x
         return z @ self.W_enc + self.b_enc
 
-    def initialize_(
-        self,
-        config: Initialization,
-        x: Float[Tensor, "n d"],
-        target: Float[Tensor, "n d_out"],
-        generator: torch.Generator,
-    ) -> None:
+    def initialize_(self, config: Initialization, sample: Sample, generator: torch.Generator) -> None:
         """Set every parameter, from scaled activations of one sample."""
-        initialize_autoencoder_(self, config, x, target, generator)
+        initialize_autoencoder_(self, config, sample, generator)
 
     def decoder_norm(self) -> Float[Tensor, " F"]:
         """Norm of each decoder row."""
@@ -112,13 +106,16 @@ class Autoencoder(Dictionary):
         """Decoder norms where the wiring scales scores by them."""
         return self.decoder_norm().detach() if self.config.scale_by_decoder_norm else None
 
-    def part(
-        self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
-    ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "n d_out"]]:
-        """Pre-activations and decoder rows of chosen features; b_dec gets no gradient through the centering."""
+    def preacts_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
+        """Pre-activations of chosen features; b_dec gets no gradient through the centering."""
         z = x - self.b_dec.detach() if self.config.center else x
-        pre = z @ self.W_enc.T[features].T + self.b_enc[features]
-        return pre, self.W_dec[features]
+        return z @ self.W_enc.T[features].T + self.b_enc[features]
+
+    def decode_of(
+        self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        """What chosen features reconstruct: ``acts @ W_dec[features]``."""
+        return ops.decode(acts, self.W_dec[features])
 
     def encode(self, x: Float[Tensor, "*batch d"]) -> Acts:
         """Feature activations."""
@@ -156,15 +153,16 @@ class Autoencoder(Dictionary):
         self.activation.project_()
 
     @torch.no_grad()
-    def rescale_(self, scale_in: float, scale_out: float) -> None:
+    def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
         """W_enc *= s_in; W_dec, b_dec /= s_out; W_skip *= s_in / s_out; thresholds follow scores scaled by norms."""
-        self.W_enc.mul_(scale_in)
-        self.W_dec.div_(scale_out)
-        self.b_dec.div_(scale_out)
+        s_in, s_out = scale_in.item(), scale_out.item()
+        self.W_enc.mul_(s_in)
+        self.W_dec.div_(s_out)
+        self.b_dec.div_(s_out)
         if self.W_skip is not None:
-            self.W_skip.mul_(scale_in / scale_out)
+            self.W_skip.mul_(s_in / s_out)
         if self.config.scale_by_decoder_norm:
-            self.activation.rescale_scores_(1 / scale_out)
+            self.activation.rescale_scores_(1 / s_out)
 
     def config_dict(self) -> dict[str, Any]:
         """Wiring and function as a recipe's plain table."""

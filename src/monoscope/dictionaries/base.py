@@ -1,6 +1,7 @@
-"""Dictionary and ActivationFunction: the two abstractions every sparse decomposition is made of.
+"""Dictionary: any sparse decomposition of activations, and Wiring, the choice of its weights and sites.
 
-Shapes: F features, d width. ``x`` is read from the language model, ``target`` is what should be reconstructed.
+Shapes: F features, d width. ``x`` is read from the language model, ``target`` is what should be reconstructed. Several
+sites are an axis before the width: ``[*batch, site, d]``.
 """
 
 from __future__ import annotations
@@ -8,9 +9,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,126 +19,41 @@ from torch import Tensor, nn
 from monoscope.core.acts import Acts
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.config import Config
-from monoscope.core.errors import MismatchError
+from monoscope.core.errors import ConfigError, MismatchError
 from monoscope.core.io import fingerprint_tensors
 from monoscope.core.site import Site
-from monoscope.dictionaries.initialize import Initialization
-from monoscope.ops import Selection
+from monoscope.dictionaries.function import ActivationFunction
+from monoscope.dictionaries.step import Step
 
-
-class ActivationFunction(nn.Module, ABC):
-    """What makes a dictionary sparse: pre-activations to feature activations. May own parameters.
-
-    Selection and value are separate: ``score = pre * norm`` chooses the entries that survive, ``pre`` is their value.
-    Thresholds are strict: an entry is active iff its score exceeds the threshold.
-    """
-
-    feature_axes: ClassVar[Mapping[str, int]] = {}
-
-    class Config(Config, family="activation function"):
-        """Which function, and its settings."""
-
-        def build(self, n_features: int) -> ActivationFunction:
-            """The function for a number of features. Raises ConfigError for settings they cannot satisfy."""
-            raise NotImplementedError
-
-    config: Any  # the function's own Config
-
-    @property
-    @abstractmethod
-    def selection(self) -> Selection | None:
-        """The rule by which entries survive, where gradients reach surviving, positive entries alone; else None.
-
-        With a rule, encoders select as they go and pre-activations need not exist as a whole.
-        """
-
-    @abstractmethod
-    def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, " F"] | None = None) -> Acts:
-        """Feature activations; ``norm`` scales the scores that decide which entries survive."""
-
-    @abstractmethod
-    def frozen(self) -> ActivationFunction:
-        """The function that inference uses."""
-
-    def observe(self, acts: Acts, norm: Float[Tensor, " F"] | None = None) -> None:
-        """Learn from the activations of a training batch what inference will need; most functions need nothing."""
-
-    def calibrate(self, score: Float[Tensor, "n F"]) -> None:
-        """Set thresholds from the scores of an untrained dictionary; most functions have none."""
-
-    def reset(self) -> None:
-        """Forget what was observed; most functions remember nothing."""
-
-    def rescale_scores_(self, factor: float) -> None:
-        """Follow scores that have all been multiplied by ``factor``; only thresholds need to."""
-
-    def project_(self) -> None:
-        """Return parameters to their domain after an optimizer step; most functions have nothing to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one pass through a dictionary yields, and every loss term sees.
-
-    x: ``[*batch, d]`` read; target: ``[*batch, d_out]``, None where a transcoder was given none; acts;
-    recon: ``[*batch, d_out]``
-    is_dead: ``[F]`` features that have not fired for long, where a trainer keeps count
-    """
-
-    dictionary: Dictionary
-    x: Float[Tensor, "*batch d"]
-    target: Float[Tensor, "*batch d_out"] | None
-    acts: Acts
-    recon: Float[Tensor, "*batch d_out"]
-    is_dead: Bool[Tensor, " F"] | None = None
-
-    @property
-    def pre(self) -> Float[Tensor, "*batch F"]:
-        """All pre-activations, computed on each request: training with hard selection never needs them whole."""
-        return self.dictionary.preacts(self.x)
-
-    @property
-    def score(self) -> Float[Tensor, "*batch F"]:
-        """What decides which entries survive: pre-activations, times decoder norms where the wiring says so."""
-        norm = self.dictionary.score_norm()
-        return self.pre if norm is None else self.pre * norm
-
-    @property
-    def error(self) -> Float[Tensor, "*batch d_out"]:
-        """What the reconstruction leaves out: ``target - recon``. Raises ValueError without a target."""
-        if self.target is None:
-            raise ValueError("there is no target to compare with; pass dictionary(x, target)")
-        return self.target - self.recon
+if TYPE_CHECKING:
+    from monoscope.dictionaries.initialize import Initialization, Sample
 
 
 class Dictionary(nn.Module, ABC):
     """Any sparse decomposition of activations: reads at sites, writes at sites.
 
-    ``feature_axes`` names the feature axis of every parameter that has one: all that sharding, pruning and
-    permutation need to know. ``acts_scale`` is None until the activation scale is folded into the weights; afterwards
-    ``acts / acts_scale`` are activations in the units of the site.
+    ``feature_axes`` names the feature axis of every parameter that has one: with ``features_of`` and
+    ``feature_blocks``, all that sharding, pruning and permutation need to know. ``acts_scale`` is None until the
+    activation scale is folded into the weights; afterwards ``acts / acts_scale`` are activations in the units of the
+    site, and it holds one number for each site where several are read.
     """
 
     per_token: ClassVar[bool] = True
-    feature_axes: ClassVar[Mapping[str, int]]
+    """Whether a token's activations depend on that token alone; else sequences are read, ``[sequence, pos, d]``."""
+
+    feature_axes: Mapping[str, int]
 
     reads: tuple[Site, ...]
     writes: tuple[Site, ...]
     widths: Mapping[Site, int]
     n_features: int
     activation: ActivationFunction
-    acts_scale: float | None
+    acts_scale: float | tuple[float, ...] | None
     encode_dtype: torch.dtype | None  # a narrower one selects in it; see ops.encode
     provenance: dict[str, Any]
 
     @abstractmethod
-    def initialize_(
-        self,
-        config: Initialization,
-        x: Float[Tensor, "n d"],
-        target: Float[Tensor, "n d_out"],
-        generator: torch.Generator,
-    ) -> None:
+    def initialize_(self, config: Initialization, sample: Sample, generator: torch.Generator) -> None:
         """Set every parameter, from scaled activations of one sample."""
 
     @abstractmethod
@@ -146,18 +61,25 @@ class Dictionary(nn.Module, ABC):
         """Pre-activations of every feature."""
 
     @abstractmethod
-    def decoder_norm(self) -> Float[Tensor, " F"]:
-        """Norm of each feature's decoder."""
+    def decoder_norm(self) -> Float[Tensor, "*site F"]:
+        """Norm of each feature's decoder; for each site where features are active at some sites only."""
 
     @abstractmethod
-    def score_norm(self) -> Float[Tensor, " F"] | None:
+    def score_norm(self) -> Float[Tensor, "*site F"] | None:
         """What pre-activations are multiplied by to score them, without gradient; None where they are their scores."""
 
     @abstractmethod
-    def part(
-        self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
-    ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "n d_out"]]:
-        """Pre-activations and decoder rows of chosen features, with gradients to their own weights alone."""
+    def preacts_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
+        """Pre-activations of chosen features, with gradients to those features' own weights alone."""
+
+    @abstractmethod
+    def decode_of(
+        self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        """What chosen features reconstruct, without bias and with gradients to their weights alone.
+
+        ``acts`` counts the chosen features from 0.
+        """
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "*batch d"]) -> Acts:
@@ -165,7 +87,10 @@ class Dictionary(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, acts: Acts, x: Float[Tensor, "*batch d"] | None = None) -> Float[Tensor, "*batch d_out"]:
-        """Reconstruction from feature activations; ``x`` is needed where a path leads around the features."""
+        """Reconstruction from feature activations; ``x`` is needed where a path leads around the features.
+
+        ``acts`` of the first features alone (``Acts.prefix``) give the reconstruction from those.
+        """
 
     @abstractmethod
     def project_gradients_(self) -> None:
@@ -176,23 +101,51 @@ class Dictionary(nn.Module, ABC):
         """Return weights to their constraint after an optimizer step."""
 
     @abstractmethod
-    def rescale_(self, scale_in: float, scale_out: float) -> None:
+    def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
         """Fold activation scales into the weights: afterwards raw activations give raw reconstructions, exactly.
 
         ``scale_in`` and ``scale_out`` are what reads and targets were multiplied by in training. Feature activations
-        and thresholds stay as they were.
+        stay as they were, and thresholds follow their scores.
         """
 
     @abstractmethod
     def config_dict(self) -> dict[str, Any]:
         """The wiring and function that rebuild this dictionary, as a recipe's plain table."""
 
-    def forward(self, x: Float[Tensor, "*batch d"], target: Float[Tensor, "*batch d_out"] | None = None) -> Step:
-        """Encode and decode; unless given, the target is ``x`` itself where the dictionary writes what it reads."""
+    def features_of(self, parameter: str) -> range:
+        """Features that the feature axis of a parameter runs over."""
+        return range(self.n_features)
+
+    @property
+    def feature_blocks(self) -> tuple[int, ...]:
+        """Sizes of the consecutive blocks inside which features may change places."""
+        block = self.activation.block or self.n_features
+        return (block,) * (self.n_features // block)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch d"],
+        target: Float[Tensor, "*batch d_out"] | None = None,
+        mask: Bool[Tensor, "*tokens"] | None = None,
+    ) -> Step:
+        """Encode and decode; unless given, the target is ``x`` itself where the dictionary writes what it reads.
+
+        ``mask`` is True at the tokens that count; the others are read where the dictionary reads sequences, and never
+        reconstructed.
+        """
         if target is None and self.reads == self.writes:
             target = x
+        if mask is not None and self.per_token:
+            same = target is x
+            x = x[mask]
+            target, mask = x if same else None if target is None else target[mask], None
         acts = self.encode(x)
-        return Step(self, x, target, acts, self.decode(acts, x))
+        recon = self.decode(acts, x)
+        if mask is not None:
+            indices = None if acts.indices is None else acts.indices[mask]
+            acts = Acts(acts.values[mask], acts.n_features, indices)
+            recon, target = recon[mask], None if target is None else target[mask]
+        return Step(self, x, target, acts, recon, mask)
 
     def gather(self, batch: ActivationBatch) -> tuple[Tensor, Tensor]:
         """Activations that are read, and those to reconstruct. Raises MismatchError for a missing site."""
@@ -200,7 +153,8 @@ class Dictionary(nn.Module, ABC):
             if site not in batch.activations:
                 found = ", ".join(map(str, batch.activations))
                 raise MismatchError(f"the dictionary needs activations at {site}; the source gives {found}")
-        return batch.activations[self.reads[0]], batch.activations[self.writes[0]]
+        x = stacked(batch.activations, self.reads)
+        return x, x if self.writes == self.reads else stacked(batch.activations, self.writes)
 
     def frozen(self) -> Self:
         """A copy for inference: evaluation mode, no gradients, the activation function in its frozen form."""
@@ -208,12 +162,15 @@ class Dictionary(nn.Module, ABC):
         twin.activation = self.activation.frozen()
         return twin.eval().requires_grad_(False)
 
-    def fold_(self, scale_in: float, scale_out: float) -> None:
+    def fold_(self, scale_in: float | Tensor, scale_out: float | Tensor) -> None:
         """``rescale_``, once. A second fold is refused."""
         if self.acts_scale is not None:
-            raise MismatchError(f"the activation scale {self.acts_scale:g} is folded into these weights already")
-        self.rescale_(scale_in, scale_out)
-        self.acts_scale = scale_in
+            raise MismatchError(f"the activation scale {self.acts_scale} is folded into these weights already")
+        scales_in, scales_out = (torch.as_tensor(scale).reshape(-1) for scale in (scale_in, scale_out))
+        with torch.no_grad():
+            self.rescale_(scales_in, scales_out)
+        scales = tuple(scales_in.tolist())
+        self.acts_scale = scales[0] if len(scales) == 1 else scales
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights."""
@@ -226,10 +183,35 @@ class Dictionary(nn.Module, ABC):
         save(self, Path(path), force=force)
 
 
+def stacked(values: Mapping[Site, Tensor], sites: tuple[Site, ...]) -> Float[Tensor, "*batch d"]:
+    """Values at sites: of one as they are, of several on an axis before the width."""
+    return values[sites[0]] if len(sites) == 1 else torch.stack([values[site] for site in sites], dim=-2)
+
+
+def one_width(sites: tuple[Site, ...], widths: Mapping[Site, int]) -> int:
+    """The width that sites share. Raises ConfigError where theirs differ."""
+    found = {widths[site] for site in sites}
+    if len(found) > 1:
+        each = ", ".join(f"{site} has {widths[site]}" for site in sites)
+        raise ConfigError(f"the sites of one dictionary share one width; {each}")
+    return found.pop()
+
+
 class Wiring(Config, family="wiring"):
     """Which sites a dictionary reads and writes, and through what weights."""
 
+    accepts_terms: ClassVar[frozenset[str] | None] = None
+    """Kinds of the only terms that train this wiring; None where any may."""
+
+    accepts_functions: ClassVar[frozenset[str] | None] = None
+    """Kinds of the only activation functions this wiring takes; None where any will do."""
+
     n_features: int
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """What a recipe of this wiring holds where it says nothing: its function and terms, as tables."""
+        return {}
 
     def build(
         self,

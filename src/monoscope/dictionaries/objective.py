@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from monoscope.core.config import Config
-from monoscope.dictionaries.base import Step
+from monoscope.dictionaries.step import Step
 
 
 class Term(Config, family="term"):
@@ -23,6 +23,12 @@ class Term(Config, family="term"):
 
     beside: ClassVar[str | None] = None
     """Kind of the term in whose units the weight is meant; None where it means the same beside any."""
+
+    reconstructs: ClassVar[bool] = False
+    """Whether the term makes a dictionary reconstruct its target: a recipe needs one that does."""
+
+    needs_model: ClassVar[bool] = False
+    """Whether the term asks what the language model makes of the reconstruction: ``step.downstream``."""
 
     weight: float = Field(default=1.0, ge=0)
 
@@ -37,28 +43,52 @@ class SquaredError(Term):
     value = mean_tokens ||target - recon||^2
     """
 
+    reconstructs: ClassVar[bool] = True
     kind: Literal["squared_error"] = "squared_error"
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return step.error.pow(2).sum(-1).mean()
+        return step.error.pow(2).sum() / step.n_tokens
 
 
 class FVU(Term):
     """Fraction of variance unexplained, on the batch: squared error in units that no rescaling of the data changes.
 
     value = sum_tokens ||target - recon||^2 / sum_tokens ||target - mean(target)||^2
+
+    Over several sites, both sums run over all of them.
     """
 
+    reconstructs: ClassVar[bool] = True
     kind: Literal["fvu"] = "fvu"
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return step.error.pow(2).sum() / total_variance(step.target)
+        return step.error.pow(2).sum() / total_variance(step.target, step.n_tokens)
 
 
-def total_variance(target: Float[Tensor, "*batch d"] | None) -> Float[Tensor, ""]:
-    """Sum over tokens of the squared distance to the batch mean; no gradient."""
+class EndToEnd(Term):
+    """What splicing the reconstruction in changes about the model's predictions, in nats.
+
+    value = mean_tokens KL(p_clean(next token), p_spliced(next token))
+
+    The error is dropped, so that only what the reconstruction carries reaches the model. Beside a penalty it is the
+    whole loss; beside ``squared_error`` or ``fvu`` it keeps features from passing through other paths of the model.
+    Source: Braun et al. 2024 (arXiv:2405.12014).
+    """
+
+    reconstructs: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = True
+    kind: Literal["end_to_end"] = "end_to_end"
+
+    def value(self, step: Step) -> Float[Tensor, ""]:
+        """The term for one step."""
+        assert step.downstream is not None, "a trainer gives terms the model they need"
+        return step.downstream.divergence(step.recon)
+
+
+def total_variance(target: Float[Tensor, "*tokens d"] | None, n_tokens: int) -> Float[Tensor, ""]:
+    """Sum over tokens, and sites where there are several, of the squared distance to the batch mean; no gradient."""
     assert target is not None, "terms compare a reconstruction with its target"
-    flat = target.detach().flatten(0, -2)
+    flat = target.detach().reshape(n_tokens, -1)
     return (flat - flat.mean(0)).pow(2).sum().clamp_min(1e-30)

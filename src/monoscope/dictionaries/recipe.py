@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,8 @@ import monoscope.dictionaries.variants  # noqa: F401  (makes the kinds known)
 from monoscope.core.config import Config
 from monoscope.core.site import Site
 from monoscope.dictionaries.autoencoder import Autoencoder
-from monoscope.dictionaries.base import ActivationFunction, Dictionary, Wiring
+from monoscope.dictionaries.base import Dictionary, Wiring
+from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.initialize import Initialization
 from monoscope.dictionaries.objective import FVU, Term
 from monoscope.dictionaries.variants import AuxK, TopK
@@ -20,7 +21,8 @@ from monoscope.dictionaries.variants import AuxK, TopK
 class Recipe(Config):
     """Wiring, function, terms, start and activation scale of a dictionary.
 
-    The default is the recommended run: a TopK autoencoder whose dead features are revived by AuxK.
+    The default is the recommended run: a TopK autoencoder whose dead features are revived by AuxK. A wiring may have
+    defaults of its own for the function and the terms.
     """
 
     wiring: Wiring = Autoencoder.Config()
@@ -29,26 +31,65 @@ class Recipe(Config):
     initialize: Initialization = Initialization()
     normalize: Literal["dataset", "none"] = Field(default="dataset", description="activation scale; folded at the end")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_wiring(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        wiring = value.get("wiring")
+        kind = wiring.get("kind") if isinstance(wiring, Mapping) else _kind(wiring) if wiring is not None else None
+        known = Wiring.kinds().get(str(kind))
+        return value if known is None else {**known.defaults(), **value}  # pyright: ignore[reportAttributeAccessIssue]
+
     @model_validator(mode="after")
-    def _terms_fit(self) -> Self:
-        kinds = {term.to_dict()["kind"] for term in self.terms.values()}
-        if not kinds & {"fvu", "squared_error"}:
-            raise ValueError("terms hold no reconstruction term; add one of kind 'fvu' or 'squared_error'")
-        function = self.function.to_dict()["kind"]
+    def _parts_fit(self) -> Self:
+        kinds = {_kind(term) for term in self.terms.values()}
+        self._check_wiring(kinds)
         for name, term in self.terms.items():
-            if term.needs_function not in (None, function):
-                raise ValueError(f"terms.{name} trains thresholds of {term.needs_function!r}, not of {function!r}")
+            if term.needs_function not in (None, _kind(self.function)):
+                raise ValueError(
+                    f"terms.{name} trains parameters of {term.needs_function!r}, not of {_kind(self.function)!r}"
+                )
             if term.beside is not None and term.beside not in kinds:
                 raise ValueError(
                     f"terms.{name} is weighted for a reconstruction term of kind {term.beside!r}; "
                     f"found {', '.join(sorted(kinds))}"
                 )
-        if function == "relu" and "l1" not in kinds:
-            raise ValueError("function 'relu' is sparse only by a penalty; add terms.sparsity = {kind = 'l1'}")
-        if function == "jumprelu" and not kinds & {"l0", "target_l0"}:
-            raise ValueError("function 'jumprelu' needs a penalty on its thresholds: a term 'l0' or 'target_l0'")
+        needed = self.function.needs_terms
+        if needed and not kinds & needed:
+            raise ValueError(
+                f"function {_kind(self.function)!r} is sparse only by a penalty; add a term of kind {_or(needed)}, "
+                f"as in terms.sparsity = {{kind = '{min(needed)}'}}"
+            )
         return self
+
+    def _check_wiring(self, kinds: set[str]) -> None:
+        wiring, function = self.wiring, _kind(self.function)
+        if wiring.accepts_functions is not None and function not in wiring.accepts_functions:
+            raise ValueError(
+                f"wiring {_kind(wiring)!r} takes a function of kind {_or(wiring.accepts_functions)}, found {function!r}"
+            )
+        if wiring.accepts_terms is not None:
+            if unknown := kinds - wiring.accepts_terms:
+                allowed = _or(wiring.accepts_terms) if wiring.accepts_terms else "none"
+                raise ValueError(f"wiring {_kind(wiring)!r} takes terms of kind {allowed}, found {min(unknown)!r}")
+        elif not any(term.reconstructs for term in self.terms.values()):
+            known = frozenset(name for name, term in Term.kinds().items() if getattr(term, "reconstructs", False))
+            raise ValueError(f"terms hold no reconstruction term; add one of kind {_or(known)}")
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether training asks the language model: for a term, or for a start from its weights."""
+        return self.initialize.directions == "model" or any(term.needs_model for term in self.terms.values())
 
     def build(self, reads: tuple[Site, ...], writes: tuple[Site, ...], widths: Mapping[Site, int]) -> Dictionary:
         """An uninitialized dictionary between sites."""
         return self.wiring.build(self.function, reads, writes, widths)
+
+
+def _kind(config: Config) -> str:
+    return str(config.to_dict()["kind"])
+
+
+def _or(kinds: frozenset[str]) -> str:
+    return " or ".join(repr(kind) for kind in sorted(kinds))

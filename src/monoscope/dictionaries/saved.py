@@ -20,7 +20,8 @@ from monoscope.core.config import read_toml
 from monoscope.core.errors import ConfigError, DataError
 from monoscope.core.io import output_directory, read_tensors, write_tensors, write_text
 from monoscope.core.site import Site
-from monoscope.dictionaries.base import ActivationFunction, Dictionary, Wiring
+from monoscope.dictionaries.base import Dictionary, Wiring
+from monoscope.dictionaries.function import ActivationFunction
 
 CONFIG, WEIGHTS = "config.toml", "weights.safetensors"
 SCHEMA, VERSION = "monoscope.dictionary", 1
@@ -47,7 +48,8 @@ def write_files(dictionary: Dictionary, directory: Path) -> None:
         **frozen.config_dict(),
     }
     if frozen.acts_scale is not None:
-        table["acts_scale"] = frozen.acts_scale
+        scale = frozen.acts_scale
+        table["acts_scale"] = list(scale) if isinstance(scale, tuple) else scale
     if frozen.provenance:
         table["provenance"] = frozen.provenance
     write_tensors(directory / WEIGHTS, frozen.state_dict())
@@ -87,7 +89,8 @@ def _build(table: dict[str, Any]) -> Dictionary:
     wiring = Wiring.from_dict(table["wiring"])
     function = ActivationFunction.Config.from_dict(table["function"])
     dictionary = wiring.build(function, reads, writes, widths)
-    dictionary.acts_scale = table.get("acts_scale")
+    scale = table.get("acts_scale")
+    dictionary.acts_scale = tuple(scale) if isinstance(scale, list) else scale
     dictionary.provenance = table.get("provenance", {})
     return dictionary
 

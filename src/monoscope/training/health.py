@@ -19,9 +19,9 @@ class Health:
         self.dead_after = dead_after
 
     @torch.no_grad()
-    def update(self, acts: Acts) -> None:
+    def update(self, acts: Acts, n_tokens: int) -> None:
         """Count a batch. Firing anywhere in it is firing now."""
-        self.age += acts.values[..., 0].numel()
+        self.age += n_tokens
         self.age[acts.fired().to(self.age.device)] = 0
 
     @property

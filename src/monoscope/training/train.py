@@ -9,38 +9,44 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from monoscope.core.config import Config
-from monoscope.core.errors import ConfigError, DataError, MismatchError, nearest
+from monoscope.core.errors import ConfigError, MismatchError, nearest
 from monoscope.core.io import owned, refuse_existing, remove, write_text
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary
-from monoscope.dictionaries.normalize import estimate_scales
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.saved import FILES, load, write_files
-from monoscope.harvest import ActivationStore, from_array, repeat, shuffle, take
+from monoscope.harvest import ActivationStore, from_array
 from monoscope.harvest.source import ActivationSource
+from monoscope.models import LanguageModel
+from monoscope.training.beginning import Beginning
 from monoscope.training.checkpoint import CHECKPOINT, check_same_config, load_checkpoint
 from monoscope.training.run import Run
 from monoscope.training.settings import Training
 from monoscope.training.trainer import checkpoint, fit
 
-SCALE_TOKENS = 50_000  # the relative error of a mean norm over these is near 1e-3
 CONFIG = "training.toml"
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path
 SourceLike = ActivationSource | str | Path | Tensor | np.ndarray
+Sites = Sequence[Site | str]
 
 
-class TrainedWith(Config):
-    """What is saved beside a run, and compared when it is resumed."""
+class RunConfig(Config):
+    """One dictionary: where it reads and writes, what it is, and how it is trained."""
 
     reads: tuple[Site, ...]
     writes: tuple[Site, ...]
-    recipes: dict[str, Recipe]
-    training: dict[str, Training]
+    recipe: Recipe
+    training: Training
+
+
+class TrainedWith(Config):
+    """What is saved beside the runs of one pass, and compared when it is resumed."""
+
+    runs: dict[str, RunConfig]
     source: dict[str, Any]
 
 
@@ -58,10 +64,11 @@ def train(
     recipe: RecipeLike | list[RecipeLike] | tuple[RecipeLike, ...],
     source: SourceLike,
     *,
-    reads: Sequence[Site | str] | None = None,
-    writes: Sequence[Site | str] | None = None,
+    reads: Sites | Sequence[Sites] | None = None,
+    writes: Sites | Sequence[Sites] | None = None,
     training: Training | Sequence[Training] | None = None,
     names: Sequence[str] | None = None,
+    lm: LanguageModel | None = None,
     out: Path | str | None = None,
     resume: bool = False,
     force: bool = False,
@@ -71,11 +78,14 @@ def train(
 
     recipe: a Recipe, a table like the TOML's ``[recipe]``, or the path of a TOML file that holds one
     source: an ActivationSource, the path of a store, or an array ``[n, d]``; repeated as often as needed
-    reads, writes: sites; by default the source's only one, and what is read
+    reads, writes: sites; by default the source's only one, and what is read. Of several recipes each may have its own:
+        a list with the sites of each
     training: how; ``settings`` such as ``tokens=600_000, seed=0`` change single keys of it
+    lm: the model the activations are of, for recipes with an ``end_to_end`` term or a start from the model's weights
     out: a directory for config, weights, log and checkpoints; several recipes each get a directory inside, by name.
         With ``resume`` an interrupted run continues to the same weights, with ``force`` what stands there is replaced.
 
+    Where a dictionary needs whole sequences, the pass reads whole sequences for all.
     Raises ConfigError, DataError, MismatchError or OutputError, saying what was found and what would be right.
     """
     several = isinstance(recipe, (list, tuple))
@@ -85,14 +95,16 @@ def train(
     _check_one_pass(each, len(recipes))
     labels = list(names or (map(str, range(len(recipes))) if several else [""]))
     activations = _source(source, each[0])
-    read = tuple(map(Site.parse, reads)) if reads else _only_site(activations)
-    written = tuple(map(Site.parse, writes)) if writes else read
-    _check_sites(activations, {*read, *written})
+    read = _sites_of_each(reads, len(recipes)) or [_only_site(activations)] * len(recipes)
+    written = _sites_of_each(writes, len(recipes)) or read
+    _check_sites(activations, {site for sites in (*read, *written) for site in sites})
+    _check_model(dict(zip(labels, recipes, strict=True)), lm)
+    runs = [
+        RunConfig(reads=r, writes=w, recipe=item, training=how)
+        for r, w, item, how in zip(read, written, recipes, each, strict=True)
+    ]
     config = TrainedWith(
-        reads=read,
-        writes=written,
-        recipes=dict(zip(labels, recipes, strict=True)),
-        training=dict(zip(labels, each, strict=True)),
+        runs=dict(zip(labels, runs, strict=True)),
         source=_without_none({key: value for key, value in activations.info.items() if key != "excluded"}),
     )
     directory = None if out is None else Path(out)
@@ -102,10 +114,10 @@ def train(
             if resume and all(_is_complete(directory / label) for label in labels):
                 done = [load(directory / label) for label in labels]
                 return done if several else done[0]
-        runs, stream, start = _prepare(config, activations, directory, resume=resume)
+        prepared, stream, start = _prepare(config, activations, lm, directory, resume=resume)
         began = time.monotonic()
-        fit(runs, stream, start=start, config=config.to_dict(), out=directory)
-        finished = [_finish(run, stream, directory, time.monotonic() - began) for run in runs]
+        fit(prepared, stream, start=start, config=config.to_dict(), out=directory)
+        finished = [_finish(run, stream, directory, time.monotonic() - began) for run in prepared]
         if directory is not None:
             remove(directory / CHECKPOINT)
     return finished if several else finished[0]
@@ -134,6 +146,24 @@ def _only_site(source: ActivationSource) -> tuple[Site, ...]:
     if len(source.sites) != 1:
         raise ConfigError(f"the source has {len(source.sites)} sites ({', '.join(map(str, source.sites))}): name reads")
     return source.sites
+
+
+def _sites_of_each(sites: Sites | Sequence[Sites] | None, n: int) -> list[tuple[Site, ...]] | None:
+    """Sites of each of ``n`` recipes, from those of all or a list of them."""
+    if not sites:
+        return None
+    if all(isinstance(item, (str, Site)) for item in sites):
+        return [tuple(map(Site.parse, sites))] * n  # type: ignore[arg-type]
+    if len(sites) != n:
+        raise ConfigError(f"found sites for {len(sites)} recipes, and {n} recipes; name the sites of each, or of all")
+    return [tuple(map(Site.parse, item)) for item in sites]  # type: ignore[arg-type]
+
+
+def _check_model(recipes: Mapping[str, Recipe], lm: LanguageModel | None) -> None:
+    for name, recipe in recipes.items():
+        if recipe.needs_model and lm is None:
+            which = f"the recipe {name!r}" if name else "the recipe"
+            raise ConfigError(f"{which} asks the language model, for a term or its start; pass train(..., lm=lm)")
 
 
 def _check_sites(source: ActivationSource, needed: set[Site]) -> None:
@@ -168,61 +198,28 @@ def _is_complete(directory: Path) -> bool:
 
 
 def _prepare(
-    config: TrainedWith, source: ActivationSource, out: Path | None, *, resume: bool
+    config: TrainedWith, source: ActivationSource, lm: LanguageModel | None, out: Path | None, *, resume: bool
 ) -> tuple[list[Run], ActivationSource, int]:
     """Runs ready to train, the stream they train on, and the step to start from."""
-    first = next(iter(config.training.values()))
     state = None
     if resume and out is not None:
         state = load_checkpoint(out)
         check_same_config(state["config"], config.to_dict())
-    sample, is_flat = _sample(source, {*config.reads, *config.writes})
-    stream = repeat(source)
-    if not is_flat:
-        stream = take(stream, first.steps * first.batch_tokens)
-        stream = shuffle(stream, first.shuffle_tokens, first.seed, batch_tokens=first.batch_tokens)
-    runs = [_start(name, recipe, config, sample) for name, recipe in config.recipes.items()]
-    start = 0
+    start = Beginning(source, {site for run in config.runs.values() for site in (*run.reads, *run.writes)})
+    runs = [start.run(name, run.recipe, run.training, run.reads, run.writes, lm) for name, run in config.runs.items()]
+    stream = start.stream(runs)
+    number = 0
     if state is not None:
         stream.load_state_dict(state["source"])
         for run, saved in zip(runs, state["runs"], strict=True):
             run.load_state_dict(saved)
-        start = state["step"]
+        number = state["step"]
     elif out is not None:
         for run in runs:
             (out / run.name).mkdir(exist_ok=True)
         write_text(out / CONFIG, config.to_toml())
         checkpoint(out, runs, stream, 0, config.to_dict())
-    return runs, stream, start
-
-
-def _sample(source: ActivationSource, sites: set[Site]) -> tuple[dict[Site, Tensor], bool]:
-    """Activations from the source's beginning, for scales and initialization; its position is then what it was."""
-    position = source.state_dict()
-    parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
-    n_tokens, is_flat = 0, True
-    for batch in source:
-        is_flat = next(iter(batch.activations.values())).ndim == 2
-        flat = batch.flat()
-        for site in sites:
-            parts[site].append(flat.activations[site].float())
-        n_tokens += flat.n_tokens
-        if n_tokens >= SCALE_TOKENS:
-            break
-    source.load_state_dict(position)
-    if n_tokens == 0:
-        raise DataError("the source holds no activations that count")
-    return {site: torch.cat(pieces)[:SCALE_TOKENS] for site, pieces in parts.items()}, is_flat
-
-
-def _start(name: str, recipe: Recipe, config: TrainedWith, sample: Mapping[Site, Tensor]) -> Run:
-    training = config.training[name]
-    widths = {site: x.shape[1] for site, x in sample.items()}
-    dictionary = recipe.build(config.reads, config.writes, widths).train()
-    scales = estimate_scales(sample, recipe.normalize)
-    x, target = (sample[sites[0]] * scales[sites[0]].value for sites in (config.reads, config.writes))
-    dictionary.initialize_(recipe.initialize, x, target, torch.Generator().manual_seed(training.seed))
-    return Run(name, recipe, training, dictionary, scales)
+    return runs, stream, number
 
 
 def _finish(run: Run, source: ActivationSource, out: Path | None, seconds: float) -> Dictionary:

@@ -41,13 +41,9 @@ def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: di
             is_logged = step % settings.log_every == 0 or step == settings.steps or step == 1
             rows = []
             for run in runs:
-                run.apply_schedules(step - 1)
-                out_step = run.forward(batch)
-                terms = run.terms(out_step)
-                torch.stack(list(terms.values())).sum().backward()
-                run.update()
+                run.advance(batch, step - 1)
                 if is_logged:
-                    rows.append(run.metrics(out_step, terms))
+                    rows.append(run.metrics())
             if is_logged:
                 now = time.monotonic()
                 rate = (step - logged[1]) * settings.batch_tokens / max(now - logged[0], 1e-9)

@@ -67,7 +67,7 @@ def test_a_sweep_trains_side_by_side(call: Call, train_config: Path, tmp_path: P
     assert list(done.result["dictionaries"]) == ["sweep/small", "sweep/threshold"]
     assert load(tmp_path / "sweep" / "small").encode(torch.randn(1, 16)).l0().item() == 2
     training = read_toml(tmp_path / "sweep" / "training.toml")
-    assert training["training"]["threshold"]["optimizer"]["lr"] == 0.001
+    assert training["runs"]["threshold"]["training"]["optimizer"]["lr"] == 0.001
     assert call("info", "sweep", "--json").result["state"] == "finished"
 
 

@@ -159,15 +159,15 @@ def test_resuming_a_finished_run_returns_it(tmp_path: Path) -> None:
 
 
 def test_resume_names_every_changed_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from monoscope.training import descent
     from monoscope.training import train as module  # noqa: F401
-    from monoscope.training import trainer
 
     def stop(*args: Any) -> None:
         raise KeyboardInterrupt
 
     x = activations()
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Run, "update", stop)
+        patch.setattr(descent.Descent, "update", stop)
         with pytest.raises(KeyboardInterrupt):
             train(RECIPE, x, out=tmp_path / "run", **FAST)
     changed = RECIPE | {"function": {"kind": "topk", "k": 5}}

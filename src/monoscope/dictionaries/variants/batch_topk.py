@@ -20,7 +20,7 @@ from torch import Tensor
 from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError
-from monoscope.dictionaries.base import ActivationFunction
+from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.variants.jumprelu import JumpReLU
 
 

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError
-from monoscope.dictionaries.base import ActivationFunction, Step
+from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.objective import Term
+from monoscope.dictionaries.step import Step
 
 
 class JumpReLU(ActivationFunction):
@@ -37,6 +38,7 @@ class JumpReLU(ActivationFunction):
     class Config(ActivationFunction.Config):
         """Settings of JumpReLU."""
 
+        needs_terms: ClassVar[frozenset[str]] = frozenset({"l0", "target_l0"})
         kind: Literal["jumprelu"] = "jumprelu"
         threshold: float = Field(default=0.1, ge=0, description="initial, in score units")
         bandwidth: float = Field(default=2.0, gt=0, description="eps, in score units")
@@ -124,7 +126,7 @@ class _Active(torch.autograd.Function):
 
 def _l0(step: Step) -> Float[Tensor, ""]:
     function = cast(JumpReLU, step.dictionary.activation)
-    return function.active(step.score.detach()).sum(-1).mean()
+    return function.active(step.score.detach()).sum() / step.n_tokens
 
 
 class L0(Term):

@@ -18,8 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from monoscope.core.acts import Acts
-from monoscope.dictionaries.base import ActivationFunction, Step
+from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.objective import Term
+from monoscope.dictionaries.step import Step
 
 
 class ReLU(ActivationFunction):
@@ -28,6 +29,7 @@ class ReLU(ActivationFunction):
     class Config(ActivationFunction.Config):
         """ReLU has no settings."""
 
+        needs_terms: ClassVar[frozenset[str]] = frozenset({"l1"})
         kind: Literal["relu"] = "relu"
 
         def build(self, n_features: int) -> ReLU:
@@ -61,4 +63,4 @@ class L1(Term):
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return (step.acts.dense().abs() * step.dictionary.decoder_norm()).sum(-1).mean()
+        return (step.acts.dense().abs() * step.dictionary.decoder_norm()).sum() / step.n_tokens

@@ -20,8 +20,9 @@ from torch import Tensor
 from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError
-from monoscope.dictionaries.base import ActivationFunction, Step
+from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.objective import Term, total_variance
+from monoscope.dictionaries.step import Step
 
 
 class TopK(ActivationFunction):
@@ -81,9 +82,14 @@ class AuxK(Term):
             return zero
         width = step.recon.shape[-1]
         k_aux = min(len(dead), self.k_aux or 2 ** max(0, (width // 2).bit_length() - 1))
-        pre, decoder = step.dictionary.part(step.x, dead)
-        values, chosen = pre.topk(k_aux, dim=-1, sorted=False)
+        pre = step.preacts_of(dead)
+        if step.dictionary.activation.is_signed:
+            chosen = pre.detach().abs().topk(k_aux, dim=-1, sorted=False).indices
+            values = pre.gather(-1, chosen)
+        else:
+            values, chosen = pre.topk(k_aux, dim=-1, sorted=False)
+            values = values.relu()
         error = step.error.detach()
-        revived = ops.decode(Acts(values.relu(), len(dead), chosen), decoder)
-        ratio = (error - revived).pow(2).sum() / total_variance(error)
+        revived = step.decode_of(Acts(values, len(dead), chosen), dead)
+        ratio = (error - revived).pow(2).sum() / total_variance(error, step.n_tokens)
         return torch.where(ratio.isfinite(), ratio, zero)

@@ -1,0 +1,78 @@
+"""Step: what one pass through a dictionary yields, and every loss term sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from monoscope.core.acts import Acts
+
+if TYPE_CHECKING:
+    from monoscope.dictionaries.base import Dictionary
+
+
+class Downstream(Protocol):
+    """The rest of the language model behind a dictionary's write sites, on the tokens of one batch."""
+
+    def divergence(self, recon: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
+        """``mean KL(clean, spliced)`` of the model's predictions, in nats."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pass over a batch. With several sites there is an axis of them before the width.
+
+    x: ``[*batch, (site,) d]`` read, whole; mask: ``[*batch]`` which of its tokens count, None if all do
+    target: ``[*tokens, (site,) d_out]``, None where a transcoder was given none; acts; recon: ``[*tokens, (site,)
+    d_out]``; all three of the tokens that count
+    is_dead: ``[F]`` features that have not fired for long, where a trainer keeps count
+    downstream: what the model makes of a reconstruction, where the recipe asks
+    """
+
+    dictionary: Dictionary
+    x: Float[Tensor, "*batch d"]
+    target: Float[Tensor, "*tokens d_out"] | None
+    acts: Acts
+    recon: Float[Tensor, "*tokens d_out"]
+    mask: Bool[Tensor, "*batch"] | None = None
+    is_dead: Bool[Tensor, " F"] | None = None
+    downstream: Downstream | None = None
+
+    def counted(self, values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*tokens n"]:
+        """The values of tokens that count."""
+        return values if self.mask is None else values[self.mask]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that count."""
+        return self.recon.shape[:-1].numel() // len(self.dictionary.writes)
+
+    @property
+    def pre(self) -> Float[Tensor, "*tokens F"]:
+        """All pre-activations, computed on each request: training with hard selection never needs them whole."""
+        return self.counted(self.dictionary.preacts(self.x))
+
+    @property
+    def score(self) -> Float[Tensor, "*tokens F"]:
+        """What decides which entries survive: pre-activations, times decoder norms where the wiring says so."""
+        norm = self.dictionary.score_norm()
+        return self.pre if norm is None else self.pre * norm
+
+    @property
+    def error(self) -> Float[Tensor, "*tokens d_out"]:
+        """What the reconstruction leaves out: ``target - recon``. Raises ValueError without a target."""
+        if self.target is None:
+            raise ValueError("there is no target to compare with; pass dictionary(x, target)")
+        return self.target - self.recon
+
+    def preacts_of(self, features: Int[Tensor, " n"]) -> Float[Tensor, "*tokens n"]:
+        """Pre-activations of chosen features, with gradients to their own weights alone."""
+        return self.counted(self.dictionary.preacts_of(self.x, features))
+
+    def decode_of(self, acts: Acts, features: Int[Tensor, " n"]) -> Float[Tensor, "*tokens d_out"]:
+        """What chosen features reconstruct, with gradients to their own weights alone and no bias."""
+        return self.dictionary.decode_of(acts, self.counted(self.x), features)

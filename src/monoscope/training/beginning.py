@@ -1,0 +1,98 @@
+"""The beginning of a pass: what is learned from the first activations of a source, and the stream that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from monoscope.core.batch import ActivationBatch
+from monoscope.core.errors import DataError
+from monoscope.core.site import Site
+from monoscope.dictionaries.base import Dictionary, stacked
+from monoscope.dictionaries.initialize import Sample
+from monoscope.dictionaries.normalize import Scale, estimate_scales
+from monoscope.dictionaries.recipe import Recipe
+from monoscope.harvest import repeat, sequences, shuffle, take
+from monoscope.harvest.source import ActivationSource
+from monoscope.models import LanguageModel
+from monoscope.training.descent import Descent
+from monoscope.training.downstream import origin_of
+from monoscope.training.run import Run, scaled_by
+from monoscope.training.settings import Training
+
+SCALE_TOKENS = 50_000  # the relative error of a mean norm over these is near 1e-3
+SEQUENCE_TOKENS = 16_000  # of whole sequences, from which a dictionary that reads them starts
+
+
+class Beginning:
+    """The first activations of a source at some sites; the source's position is then what it was.
+
+    Raises DataError for a source without activations that count.
+    """
+
+    def __init__(self, source: ActivationSource, sites: set[Site]) -> None:
+        self.source = source
+        position = source.state_dict()
+        parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
+        n_tokens, self.is_flat = 0, True
+        for batch in source:
+            self.is_flat = next(iter(batch.activations.values())).ndim == 2
+            flat = batch.flat()
+            for site in sites:
+                parts[site].append(flat.activations[site].float())
+            n_tokens += flat.n_tokens
+            if n_tokens >= SCALE_TOKENS:
+                break
+        source.load_state_dict(position)
+        if n_tokens == 0:
+            raise DataError("the source holds no activations that count")
+        self.activations = {site: torch.cat(pieces)[:SCALE_TOKENS] for site, pieces in parts.items()}
+        self.widths = {site: x.shape[1] for site, x in self.activations.items()}
+
+    def run(
+        self,
+        name: str,
+        recipe: Recipe,
+        training: Training,
+        reads: tuple[Site, ...],
+        writes: tuple[Site, ...],
+        lm: LanguageModel | None,
+    ) -> Run:
+        """A dictionary at its start, ready to train."""
+        dictionary = recipe.build(reads, writes, self.widths).train()
+        scales = estimate_scales({site: self.activations[site] for site in {*reads, *writes}}, recipe.normalize)
+        sample = self._sample(dictionary, scales, lm if recipe.needs_model else None)
+        dictionary.initialize_(recipe.initialize, sample, torch.Generator().manual_seed(training.seed))
+        return Descent(name, recipe, training, dictionary, scales, lm)
+
+    def _sample(self, dictionary: Dictionary, scales: dict[Site, Scale], lm: LanguageModel | None) -> Sample:
+        reads, writes = dictionary.reads, dictionary.writes
+        scale_in, scale_out = (torch.tensor([scales[site].value for site in sites]) for sites in (reads, writes))
+        values, mask = self.activations, None
+        if not dictionary.per_token:
+            batch = self._sequences()
+            values, mask = {site: x.float() for site, x in batch.activations.items()}, batch.mask
+        x = scaled_by(stacked(values, reads), scale_in)
+        target = x if reads == writes else scaled_by(stacked(values, writes), scale_out)
+        return Sample(x, target, scale_in, scale_out, origin_of(lm, reads, writes), mask)
+
+    def _sequences(self) -> ActivationBatch:
+        position = self.source.state_dict()
+        batch = next(iter(sequences(self.source, SEQUENCE_TOKENS)))
+        self.source.load_state_dict(position)
+        return batch
+
+    def stream(self, runs: Sequence[Run]) -> ActivationSource:
+        """The source without end, in random order: as tokens, or as whole sequences where a run needs them."""
+        settings = runs[0].settings
+        needs_sequences = any(
+            not run.dictionary.per_token or any(term.needs_model for term in run.recipe.terms.values()) for run in runs
+        )
+        if needs_sequences:
+            return sequences(repeat(self.source), settings.batch_tokens)
+        if self.is_flat:
+            return repeat(self.source)
+        read = take(repeat(self.source), settings.steps * settings.batch_tokens)
+        return shuffle(read, settings.shuffle_tokens, settings.seed, batch_tokens=settings.batch_tokens)

@@ -1,0 +1,135 @@
+"""Descent: a dictionary trained by gradient descent on the terms of its recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monoscope.core.batch import ActivationBatch
+from monoscope.core.errors import ConfigError, DataError, nearest
+from monoscope.core.site import Site
+from monoscope.dictionaries.base import Dictionary
+from monoscope.dictionaries.normalize import Scale
+from monoscope.dictionaries.objective import total_variance
+from monoscope.dictionaries.recipe import Recipe
+from monoscope.dictionaries.step import Step
+from monoscope.models import LanguageModel
+from monoscope.training.downstream import SplicedModel
+from monoscope.training.run import Run
+from monoscope.training.settings import Training
+
+
+class Descent(Run):
+    """A dictionary, its terms, optimizer, schedules, health, and the scales of its activations.
+
+    lm: the model behind the write site, for recipes with a term that asks it
+    """
+
+    def __init__(
+        self,
+        name: str,
+        recipe: Recipe,
+        settings: Training,
+        dictionary: Dictionary,
+        scales: Mapping[Site, Scale],
+        lm: LanguageModel | None = None,
+    ) -> None:
+        super().__init__(name, recipe, settings, dictionary, scales)
+        self.optimizer = settings.optimizer.build(dictionary.parameters())
+        self.weights = {name: term.weight for name, term in recipe.terms.items()}
+        self.lm = lm if any(term.needs_model for term in recipe.terms.values()) else None
+        self._check_schedules()
+
+    def _check_schedules(self) -> None:
+        for name in self.settings.schedules:
+            if name == "function.k" and "k" not in type(self.recipe.function).model_fields:
+                kind = self.recipe.function.to_dict()["kind"]
+                raise ConfigError(f"schedules hold 'function.k', and the function {kind!r} has no k")
+            if name.startswith("terms.") and (term := name.split(".")[1]) not in self.weights:
+                raise ConfigError(
+                    f"schedules hold {name!r}, and the recipe no such term; {nearest(term, self.weights)}"
+                )
+
+    def advance(self, batch: ActivationBatch, number: int) -> None:
+        """Move the weights down the gradient of the loss on a batch."""
+        self.apply_schedules(number)
+        self.step = self.forward(batch)
+        self.loss = self.terms(self.step)
+        torch.stack(list(self.loss.values())).sum().backward()
+        self.update()
+
+    def apply_schedules(self, number: int) -> None:
+        """Set the learning rate, k and weights of a step."""
+        settings = self.settings
+        for name, schedule in settings.schedules.items():
+            factor = schedule.factor(number, settings.steps, settings.batch_tokens)
+            if name == "optimizer.lr":
+                for group in self.optimizer.param_groups:
+                    group["lr"] = settings.optimizer.lr * factor
+            elif name == "function.k":
+                full = self.recipe.function.to_dict()["k"]
+                moved = min(full * factor, self.dictionary.n_features)
+                setattr(self.dictionary.activation, "k", round(moved) if isinstance(full, int) else moved)  # noqa: B010
+            else:
+                term = name.split(".")[1]
+                self.weights[term] = self.recipe.terms[term].weight * factor
+
+    def forward(self, batch: ActivationBatch) -> Step:
+        """One pass over a batch, in scaled activations."""
+        step = super().forward(batch)
+        if self.lm is None:
+            return step
+        return dataclasses.replace(step, downstream=SplicedModel(self.lm, batch, self.dictionary, self.scale_out))
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        """The weighted terms of the loss, by name."""
+        return {
+            name: self.weights[name] * term.value(step)
+            for name, term in self.recipe.terms.items()
+            if self.weights[name]
+        }
+
+    def update(self) -> None:
+        """Clip, project, step, and return the weights to their constraint."""
+        if self.settings.clip:
+            torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.settings.clip)
+        self.dictionary.project_gradients_()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.dictionary.project_()
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, Any]:
+        """What the log says of the last step. Raises DataError when its loss is not finite."""
+        step = self.step
+        values = {name: value.item() for name, value in self.loss.items()}
+        if not all(torch.isfinite(torch.tensor(value)) for value in values.values()):
+            raise DataError(f"the loss of {self.name or 'the run'} is not finite ({values}); lower the learning rate")
+        return {
+            "loss": sum(values.values()),
+            **{f"loss/{name}": value for name, value in values.items()},
+            "fvu": (step.error.pow(2).sum() / total_variance(step.target, step.n_tokens)).item(),
+            "l0": step.acts.l0().float().mean().item(),
+            "dead": self.health.dead_share,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes."""
+        return {
+            "dictionary": self.dictionary.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "age": self.health.age,
+            "scales": {str(site): [scale.value, scale.relative_error] for site, scale in self.scales.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``state_dict`` gave."""
+        self.dictionary.load_state_dict(state["dictionary"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.health.age.copy_(state["age"])
+        self.scales = {Site.parse(name): Scale(*pair) for name, pair in state["scales"].items()}

@@ -1,0 +1,166 @@
+"""Every wiring x activation function, small: the cases that the conformance tests of dictionaries run over.
+
+A new activation function is found by its kind. A new wiring adds a row to ``WIRINGS``, a new term one to ``MOVES``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from monoscope.core.site import Site
+from monoscope.dictionaries import ActivationFunction, Dictionary, Recipe, Wiring
+from monoscope.dictionaries.base import stacked
+from monoscope.dictionaries.initialize import Sample
+from monoscope.dictionaries.objective import Term
+
+IN, OUT = Site(1, "mlp_in"), Site(1, "mlp_out")
+D_IN, D_OUT, F, K = 12, 10, 40, 4
+SIZES: dict[str, Any] = {"k": K, "calibrate_l0": float(K), "target": float(K)}
+"""Settings of functions and terms that suit the toy, for those that have them."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One wiring, small.
+
+    roles: what its parameters are for, by what ``MOVES`` calls them; those of the activation function are "function"
+    is_centered: whether b_dec takes part in encoding
+    """
+
+    wiring: dict[str, Any]
+    reads: tuple[Site, ...] = (IN,)
+    writes: tuple[Site, ...] = (IN,)
+    batch: tuple[int, ...] = (64,)
+    roles: dict[str, str] = field(
+        default_factory=lambda: {
+            "W_enc": "encoder",
+            "b_enc": "encoder",
+            "W_dec": "decoder",
+            "b_dec": "bias",
+            "W_skip": "skip",
+        }
+    )
+    is_centered: bool = False
+
+    @property
+    def widths(self) -> dict[Site, int]:
+        """Width of every site."""
+        return {site: D_OUT if site.kind == "mlp_out" else D_IN for site in {*self.reads, *self.writes}}
+
+
+AUTOENCODER = {"kind": "autoencoder", "n_features": F}
+
+WIRINGS: dict[str, Case] = {
+    "sae": Case(AUTOENCODER, is_centered=True),
+    "scaled": Case(AUTOENCODER | {"scale_by_decoder_norm": True, "unit_norm": False}, is_centered=True),
+    "transcoder": Case(AUTOENCODER, writes=(OUT,)),
+    "skip": Case(AUTOENCODER | {"skip": True}, writes=(OUT,)),
+}
+
+MOVES: dict[str, set[str]] = {
+    "squared_error": {"encoder", "decoder", "bias", "skip", "function"},
+    "fvu": {"encoder", "decoder", "bias", "skip", "function"},
+    "l1": {"encoder", "decoder", "centering", "function"},
+    "auxk": {"encoder", "decoder"},
+    "l0": {"function"},
+    "target_l0": {"function"},
+    "end_to_end": {"encoder", "decoder", "bias", "skip", "function"},
+}
+"""Parameters that each term may move, by their role; "centering" is the bias, where it takes part in encoding."""
+
+FUNCTIONS = sorted(ActivationFunction.Config.kinds())
+
+
+def accepts(case: Case, function: str) -> bool:
+    """Whether a wiring takes an activation function."""
+    accepted = Wiring.from_dict(case.wiring).accepts_functions
+    config = ActivationFunction.Config.kinds()[function]
+    return function in accepted if accepted is not None else not getattr(config, "across_layers", False)
+
+
+def pairs(*functions: str) -> list[Any]:
+    """Parameters (function, wiring) of a test over every case; over some functions alone, where they are named."""
+    return [
+        pytest.param(function, wiring, id=f"{function}-{wiring}")
+        for wiring, case in WIRINGS.items()
+        for function in functions or FUNCTIONS
+        if accepts(case, function)
+    ]
+
+
+def sized(kinds: dict[str, type], kind: str) -> dict[str, Any]:
+    """The table of a kind, with the sizes of the toy."""
+    return {"kind": kind} | {name: value for name, value in SIZES.items() if name in kinds[kind].model_fields}
+
+
+def recipe(function: str, wiring: str, **terms: dict[str, Any]) -> Recipe:
+    """The smallest valid recipe of a case."""
+    case, config = WIRINGS[wiring], ActivationFunction.Config.kinds()[function]
+    losses: dict[str, dict[str, Any]] = {"reconstruction": {"kind": "fvu"}}
+    needed: frozenset[str] = config.needs_terms  # type: ignore[attr-defined]
+    if needed:
+        kind = max(needed)
+        losses["sparsity"] = sized(Term.kinds(), kind)
+        if beside := Term.kinds()[kind].beside:  # type: ignore[attr-defined]
+            losses["reconstruction"] = {"kind": beside}
+    if Wiring.from_dict(case.wiring).accepts_terms is not None:
+        losses = {}
+    return Recipe.from_dict(
+        {
+            "wiring": case.wiring,
+            "function": sized(ActivationFunction.Config.kinds(), function),
+            "terms": losses | terms,
+        }
+    )
+
+
+def build(function: str, wiring: str = "sae", *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Dictionary:
+    """A dictionary in training, with no parameter at a special value."""
+    case, chosen = WIRINGS[wiring], recipe(function, wiring)
+    generator = torch.Generator().manual_seed(seed)
+    dictionary = chosen.build(case.reads, case.writes, case.widths).train()
+    x, target = inputs(wiring, seed)
+    dictionary.initialize_(chosen.initialize, Sample.of(x, target, len(case.reads), len(case.writes)), generator)
+    with torch.no_grad():
+        for name, parameter in dictionary.named_parameters():
+            if not name.startswith("activation."):
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        dictionary.project_()
+    dictionary(x, target)
+    return dictionary.to(dtype)
+
+
+def inputs(wiring: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Activations read, and their targets."""
+    case = WIRINGS[wiring]
+    generator = torch.Generator().manual_seed(seed + 1)
+    values = {
+        site: torch.randn(*case.batch, width, generator=generator) * 2 + 0.3
+        for site, width in sorted(case.widths.items(), key=lambda item: str(item[0]))
+    }
+    x = stacked(values, case.reads)
+    return x, x if case.reads == case.writes else stacked(values, case.writes)
+
+
+def data(wiring: str, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
+    """Activations in the dtype of a dictionary."""
+    dtype = next(dictionary.parameters()).dtype
+    x, target = (t.to(dtype) for t in inputs(wiring))
+    return x, x if dictionary.reads == dictionary.writes else target
+
+
+def role(wiring: str, parameter: str) -> str:
+    """What a parameter is for."""
+    if parameter.startswith("activation."):
+        return "function"
+    return WIRINGS[wiring].roles[parameter.split(".")[0]]
+
+
+def moved(module: nn.Module) -> set[str]:
+    """Names of the parameters that have a gradient other than 0."""
+    return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.any()}
