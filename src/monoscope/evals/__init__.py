@@ -1,9 +1,9 @@
 """What dictionaries are worth: metrics, evaluations, and exact labels to evaluate against."""
 
 from monoscope.evals.evaluate import Evaluation, evaluate
-from monoscope.evals.metrics import mean_max_cosine, recovery
 from monoscope.evals.python_labels import PythonLabels, python_labels
 from monoscope.evals.window_labels import window_labels
+from monoscope.evals.worlds import mean_max_cosine, recovery
 
 __all__ = [
     "Evaluation",

@@ -34,7 +34,7 @@ class Moments:
         """Add tokens."""
         if not len(x):
             return
-        _check_finite("activations", x)
+        check_finite("activations", x)
         x, batch = x.double(), Moments(x.shape[1])
         mean = x.mean(0)
         batch.n, batch.mean = len(x), mean.cpu()
@@ -101,7 +101,7 @@ class Fidelity:
     def update(self, target: Float[Tensor, "n d"], recon: Float[Tensor, "n d"]) -> None:
         """Add tokens. Raises DataError for values that are not finite."""
         self.targets.update(target)
-        _check_finite("reconstructions", recon)
+        check_finite("reconstructions", recon)
         target, recon = target.double(), recon.double()
         error = (target - recon).square().sum(1)
         product = (target * recon).sum(1)
@@ -175,7 +175,7 @@ class Firing:
 
     def update(self, acts: Acts) -> None:
         """Add tokens. Raises DataError for values that are not finite."""
-        _check_finite("feature activations", acts.values)
+        check_finite("feature activations", acts.values)
         _, features, values = acts.coo()
         self.n += acts.values[..., 0].numel()
         self.counts += torch.bincount(features, minlength=len(self.counts)).cpu()
@@ -243,7 +243,7 @@ class NextToken:
 
     @staticmethod
     def _add(sums: dict[str, float], name: str, losses: Tensor) -> None:
-        _check_finite(f"{name} losses", losses)
+        check_finite(f"{name} losses", losses)
         sums[name] = sums.get(name, 0.0) + losses.double().sum().item()
 
     def merge(self, other: NextToken) -> None:
@@ -270,23 +270,7 @@ class NextToken:
         return _recovered(self.kl(spliced), self.kl(ablated))
 
 
-def mean_max_cosine(W_dec: Float[Tensor, "F d"], directions: Float[Tensor, "n d"]) -> float:
-    """Mean over planted directions of the largest absolute cosine to a decoder row (MMCS): recall-like, in [0, 1]."""
-    return _best_cosines(W_dec, directions).mean().item()
-
-
-def recovery(W_dec: Float[Tensor, "F d"], directions: Float[Tensor, "n d"], threshold: float = 0.9) -> float:
-    """Share of planted directions whose largest absolute cosine to a decoder row reaches the threshold."""
-    return (_best_cosines(W_dec, directions) >= threshold).double().mean().item()
-
-
-def _best_cosines(W_dec: Float[Tensor, "F d"], directions: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    _check_finite("decoder rows", W_dec)
-    rows, planted = (torch.nn.functional.normalize(x.detach().double(), dim=1) for x in (W_dec, directions))
-    return (planted @ rows.T).abs().amax(1)
-
-
-def _check_finite(what: str, x: Float[Tensor, "*shape"]) -> None:
+def check_finite(what: str, x: Float[Tensor, "*shape"]) -> None:
     """Raises DataError, naming the first row at fault, unless every value is finite."""
     finite = torch.isfinite(x)
     if not finite.all():

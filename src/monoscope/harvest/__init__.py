@@ -14,14 +14,16 @@ from monoscope.harvest.sequences import sequences
 from monoscope.harvest.shuffle import shuffle
 from monoscope.harvest.source import ActivationSource, repeat, take
 from monoscope.harvest.store import ActivationStore
-from monoscope.harvest.synthetic import SyntheticSource, World, orthogonal_world, superposition_world, synthetic
+from monoscope.harvest.synthetic import SyntheticSource, synthetic
 from monoscope.harvest.text import Datasets, Files, Sampled, StandardLibrary, TextSource
 from monoscope.harvest.together import together
+from monoscope.harvest.world import Companions, Tree, World
 from monoscope.harvest.writer import harvest
 
 __all__ = [
     "ActivationSource",
     "ActivationStore",
+    "Companions",
     "Datasets",
     "Files",
     "Sampled",
@@ -30,15 +32,14 @@ __all__ = [
     "SyntheticSource",
     "TextSource",
     "TokenWindows",
+    "Tree",
     "World",
     "from_array",
     "harvest",
     "live",
-    "orthogonal_world",
     "repeat",
     "sequences",
     "shuffle",
-    "superposition_world",
     "synthetic",
     "take",
     "together",
