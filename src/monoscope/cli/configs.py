@@ -16,7 +16,7 @@ from monoscope.harvest.source import ActivationSource
 from monoscope.harvest.store import ActivationStore, DtypeName
 from monoscope.harvest.text import StandardLibrary
 from monoscope.models.language_model import LanguageModel
-from monoscope.training import Training
+from monoscope.training import RunConfig, Training
 
 
 class HarvestConfig(Reading):
@@ -42,7 +42,8 @@ class TrainConfig(Reading):
     recipe: Recipe = Recipe()
     training: Training = Training()
     sweep: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="one dictionary for each name; its table replaces keys of recipe and training"
+        default_factory=dict,
+        description="one dictionary for each name; its table replaces keys of recipe and training, and the sites",
     )
 
     @model_validator(mode="after")
@@ -50,30 +51,54 @@ class TrainConfig(Reading):
         given = sorted(name for name, value in Reading() if value != getattr(self, name))
         if self.activations is not None and given:
             raise ValueError(f"activations are read from {self.activations}; {', '.join(given)} would have no effect")
-        if self.activations is None and not self.reads:
-            raise ValueError("reads: name the site to read, as in reads = ['2.resid_post']")
-        self.sites()
         return self
 
-    def sites(self) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
-        """Sites that are read and those that are written, with their model's label."""
-        if self.activations is not None:
-            return self.reads, self.writes
-        return self.placed(self.reads), self.placed(self.writes)
+    @model_validator(mode="after")
+    def _runs_exist(self) -> Self:
+        for name, run in self.runs().items():
+            where = f"sweep.{name}: " if name else ""
+            if self.activations is None and not run.reads:
+                raise ValueError(f"{where}reads: name the site to read, as in reads = ['2.resid_post']")
+            if run.recipe.needs_model and self.activations is not None:
+                raise ValueError(
+                    f"{where}the recipe asks the language model, for a term or its start; train on a model as it "
+                    f"reads, in place of {self.activations}"
+                )
+            if run.recipe.needs_model and self.models:
+                raise ValueError(
+                    f"{where}the recipe asks the language model, for a term or its start; name one model, in place "
+                    f"of {', '.join(self.models)}"
+                )
+        return self
 
-    def open(self) -> ActivationSource:
-        """The activations to train on; windows of text in random order."""
+    def open(self) -> tuple[ActivationSource, LanguageModel | None]:
+        """The activations to train on, windows of text in random order; and the model, where there is one alone."""
         if self.activations is not None:
-            return ActivationStore(self.activations)
+            return ActivationStore(self.activations), None
         lms = self.language_models()
         windows = self.windows(next(iter(lms.values()))).shuffled(self.training.seed)
-        reads, writes = self.sites()
-        return self.source(lms, windows, dict.fromkeys((*reads, *writes)))
+        sites = dict.fromkeys(site for run in self.runs().values() for site in (*run.reads, *run.writes))
+        return self.source(lms, windows, sites), lms.get("")
 
-    def runs(self) -> dict[str, tuple[Recipe, Training]]:
-        """Recipe and training of every dictionary of the sweep, by name."""
+    def runs(self) -> dict[str, RunConfig]:
+        """Sites, recipe and training of every dictionary of the sweep by name; of the only one, the name is ""."""
         base = {"recipe": self.recipe.to_dict(), "training": self.training.to_dict()}
-        return {name: _run(name, merged(base, table)) for name, table in self.sweep.items()}
+        base |= {"reads": self.reads, "writes": self.writes}
+        return {name: self._run(name, base, table) for name, table in (self.sweep or {"": {}}).items()}
+
+    def _run(self, name: str, base: Mapping[str, Any], changes: Mapping[str, Any]) -> RunConfig:
+        table = merged(base, changes)
+        if _wiring(table) not in (None, _wiring(base)):
+            # Another kind of wiring has a function and terms of its own.
+            kept = {key: value for key, value in base["recipe"].items() if key not in ("function", "terms")}
+            table["recipe"] = merged(kept, changes["recipe"])
+        try:
+            run = RunConfig.from_dict(table)
+        except ConfigError as error:
+            raise ConfigError(f"sweep.{name}: {error}") from None
+        if self.activations is not None:
+            return run
+        return run.model_copy(update={"reads": self.placed(run.reads), "writes": self.placed(run.writes)})
 
 
 class OfDictionary(Reading):
@@ -136,13 +161,11 @@ class EvaluateConfig(OfDictionary):
         return settled.model_copy(update={"text": StandardLibrary(split="held_out")})
 
 
-def _run(name: str, table: Mapping[str, Any]) -> tuple[Recipe, Training]:
-    if unknown := table.keys() - {"recipe", "training"}:
-        raise ConfigError(f"sweep.{name}: unknown key {min(unknown)!r}; known: recipe, training")
-    try:
-        return Recipe.from_dict(table["recipe"]), Training.from_dict(table["training"])
-    except ConfigError as error:
-        raise ConfigError(f"sweep.{name}: {error}") from None
+def _wiring(run: Mapping[str, Any]) -> Any:
+    """Kind of the wiring in the table of a run; None where there is none."""
+    for key in ("recipe", "wiring", "kind"):
+        run = run.get(key, {}) if isinstance(run, Mapping) else {}
+    return run or None
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,16 +26,20 @@ def train(
         runs = settings.runs()
         if not resume:
             refuse_existing(out, force=force)
-        source = settings.open()
-        reads, writes = settings.sites()
-        common: dict[str, Any] = {"out": out, "resume": resume, "force": force}
-        common |= {"reads": reads or None, "writes": writes or None}
-        if runs:
-            recipes, trainings = zip(*runs.values(), strict=True)
-            training.train(list(recipes), source, training=list(trainings), names=list(runs), **common)
-        else:
-            training.train(settings.recipe, source, training=settings.training, **common)
-        show({"dictionaries": {str(out / name): summary(out / name) for name in runs or [""]}}, as_json=as_json)
+        source, lm = settings.open()
+        training.train(
+            [run.recipe for run in runs.values()],
+            source,
+            reads=[run.reads for run in runs.values()],
+            writes=[run.writes for run in runs.values()],
+            training=[run.training for run in runs.values()],
+            names=list(runs),
+            lm=lm,
+            out=out,
+            resume=resume,
+            force=force,
+        )
+        show({"dictionaries": {str(out / name): summary(out / name) for name in runs}}, as_json=as_json)
 
 
 def summary(directory: Path) -> dict[str, Any]:

@@ -37,7 +37,9 @@ class Recipe(Config):
         if not isinstance(value, Mapping):
             return value
         wiring = value.get("wiring")
-        kind = wiring.get("kind") if isinstance(wiring, Mapping) else _kind(wiring) if wiring is not None else None
+        kind = (
+            wiring.get("kind") if isinstance(wiring, Mapping) else _kind(wiring) if isinstance(wiring, Wiring) else None
+        )
         known = Wiring.kinds().get(str(kind))
         return value if known is None else {**known.defaults(), **value}  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -1,6 +1,6 @@
 """Training: one loop for every dictionary."""
 
 from monoscope.training.settings import Training
-from monoscope.training.train import train
+from monoscope.training.train import RunConfig, train
 
-__all__ = ["Training", "train"]
+__all__ = ["RunConfig", "Training", "train"]

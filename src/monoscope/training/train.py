@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
 from monoscope.core.config import Config
@@ -37,10 +38,10 @@ Sites = Sequence[Site | str]
 class RunConfig(Config):
     """One dictionary: where it reads and writes, what it is, and how it is trained."""
 
-    reads: tuple[Site, ...]
-    writes: tuple[Site, ...]
-    recipe: Recipe
-    training: Training
+    reads: tuple[Site, ...] = Field(default=(), description="sites; (): the source's only one")
+    writes: tuple[Site, ...] = Field(default=(), description="sites; (): those that are read")
+    recipe: Recipe = Recipe()
+    training: Training = Training()
 
 
 class TrainedWith(Config):
@@ -95,8 +96,8 @@ def train(
     _check_one_pass(each, len(recipes))
     labels = list(names or (map(str, range(len(recipes))) if several else [""]))
     activations = _source(source, each[0])
-    read = _sites_of_each(reads, len(recipes)) or [_only_site(activations)] * len(recipes)
-    written = _sites_of_each(writes, len(recipes)) or read
+    read = [sites or _only_site(activations) for sites in _sites_of_each(reads, len(recipes))]
+    written = [sites or read[at] for at, sites in enumerate(_sites_of_each(writes, len(recipes)))]
     _check_sites(activations, {site for sites in (*read, *written) for site in sites})
     _check_model(dict(zip(labels, recipes, strict=True)), lm)
     runs = [
@@ -148,10 +149,10 @@ def _only_site(source: ActivationSource) -> tuple[Site, ...]:
     return source.sites
 
 
-def _sites_of_each(sites: Sites | Sequence[Sites] | None, n: int) -> list[tuple[Site, ...]] | None:
-    """Sites of each of ``n`` recipes, from those of all or a list of them."""
+def _sites_of_each(sites: Sites | Sequence[Sites] | None, n: int) -> list[tuple[Site, ...]]:
+    """Sites of each of ``n`` recipes, from those of all or a list of them; () where none are named."""
     if not sites:
-        return None
+        return [()] * n
     if all(isinstance(item, (str, Site)) for item in sites):
         return [tuple(map(Site.parse, sites))] * n  # type: ignore[arg-type]
     if len(sites) != n:

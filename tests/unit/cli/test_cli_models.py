@@ -36,7 +36,8 @@ def test_a_site_without_a_label_is_read_in_every_model() -> None:
     settings = TrainConfig.from_dict(
         {"models": {"b": "x", "a": "y"}, "reads": ["1.mlp_in", "2.resid_post@a", "1.mlp_in@b"], "writes": ["0.z@b"]}
     )
-    reads, writes = settings.sites()
+    run = settings.runs()[""]
+    reads, writes = run.reads, run.writes
     assert names(reads) == ["1.mlp_in@b", "1.mlp_in@a", "2.resid_post@a"]
     assert names(writes) == ["0.z@b"]
     assert TrainConfig.from_dict(settings.to_dict()) == settings
@@ -60,7 +61,7 @@ def test_models_that_cannot_be_meant(table: dict[str, object], says: str) -> Non
 
 def test_a_label_of_a_store_is_not_a_model_here() -> None:
     settings = TrainConfig.from_dict({"activations": "acts", "reads": ["1.mlp_in@base"]})
-    assert names(settings.sites()[0]) == ["1.mlp_in@base"]
+    assert names(settings.runs()[""].reads) == ["1.mlp_in@base"]
     with pytest.raises(ConfigError, match="models would have no effect"):
         TrainConfig.from_dict({"activations": "acts", "models": {"base": "x"}})
 

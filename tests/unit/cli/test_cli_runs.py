@@ -71,6 +71,43 @@ def test_a_sweep_trains_side_by_side(call: Call, train_config: Path, tmp_path: P
     assert call("info", "sweep", "--json").result["state"] == "finished"
 
 
+def test_each_of_a_sweep_may_have_sites_and_a_wiring_of_its_own(call: Call, train_config: Path, tmp_path: Path) -> None:
+    text = train_config.read_text().replace('reads = ["0.resid_post"]\n', "")
+    train_config.write_text(
+        text
+        + '[sweep.early]\nreads = ["0.resid_post"]\n[sweep.mlp]\nreads = ["1.mlp_in"]\nwrites = ["1.mlp_out"]\n'
+        + "recipe.wiring.skip = true\n"
+    )
+    done = call("train", train_config, "--out", "sweep")
+    assert done.code == 0, done.err
+    early, mlp = (load(tmp_path / "sweep" / name) for name in ("early", "mlp"))
+    assert [str(site) for site in (*early.reads, *early.writes)] == ["0.resid_post", "0.resid_post"]
+    assert [str(site) for site in (*mlp.reads, *mlp.writes)] == ["1.mlp_in", "1.mlp_out"]
+    train_config.write_text(train_config.read_text() + "[sweep.nowhere.recipe]\nfunction.k = 3\n")
+    done = call("train", train_config, "--out", "other")
+    assert done.code == 2
+    assert "sweep.nowhere: reads: name the site to read" in done.err
+
+
+def test_a_recipe_that_asks_the_model_is_given_it(call: Call, train_config: Path, tmp_path: Path) -> None:
+    end_to_end = ("--set", "recipe.terms.predictions={kind='end_to_end', weight=1.0}", "--set", "training.tokens=600")
+    done = call("train", train_config, "--out", "e2e", *end_to_end, "--json")
+    assert done.code == 0, done.err
+    assert "predictions" in load(tmp_path / "e2e").provenance["trained_as"]["terms"]
+    start = ("--set", 'reads=["1.mlp_in"]', "--set", 'writes=["1.mlp_out"]', "--set", "training.tokens=600")
+    done = call("train", train_config, "--out", "mlp", *start, "--set", "recipe.initialize.directions=model")
+    assert done.code == 0, done.err
+    config = tmp_path / "stored.toml"
+    config.write_text('activations = "acts"\n[recipe.terms]\na = {kind = "end_to_end"}\n')
+    done = call("train", config, "--out", "stored")
+    assert done.code == 2
+    assert "train on a model as it reads, in place of acts" in done.err
+    two = ("--set", "models={a='x', b='y'}", "--set", "model=bundled")
+    done = call("train", train_config, "--out", "two", *two, *end_to_end)
+    assert done.code == 2
+    assert "name one model, in place of a, b" in done.err
+
+
 def test_what_exists_is_kept_unless_forced(
     call: Call, train_config: Path, harvest_config: Path, tmp_path: Path
 ) -> None:
@@ -100,7 +137,10 @@ def test_what_exists_is_kept_unless_forced(
         ("activations=acts", 2, "would have no effect"),
         ("reads=[]", 2, "reads: name the site"),
         ("sweep.a.recpe.k=1", 2, "sweep.a: unknown key 'recpe'"),
-        ("sweep.a.recipe.function.j=1", 2, "sweep.a: function: unknown key 'j'"),
+        ("sweep.a.recipe=3", 2, "sweep.a: recipe: "),
+        ("sweep.a.recipe.wiring=3", 2, "sweep.a: recipe.wiring: "),
+        ('sweep.a.reads=["9.resid_pots"]', 2, "sweep.a: reads: unknown site kind 'resid_pots'"),
+        ("sweep.a.recipe.function.j=1", 2, "sweep.a: recipe.function: unknown key 'j'"),
     ],
 )
 def test_what_cannot_be_trained(
