@@ -139,7 +139,7 @@ def test_what_exists_is_kept_unless_forced(
         ("sweep.a.recpe.k=1", 2, "sweep.a: unknown key 'recpe'"),
         ("sweep.a.recipe=3", 2, "sweep.a: recipe: "),
         ("sweep.a.recipe.wiring=3", 2, "sweep.a: recipe.wiring: "),
-        ('sweep.a.reads=["9.resid_pots"]', 2, "sweep.a: reads: unknown site kind 'resid_pots'"),
+        ('sweep.a.reads=["9.resid_pots"]', 2, "unknown site kind 'resid_pots'"),
         ("sweep.a.recipe.function.j=1", 2, "sweep.a: recipe.function: unknown key 'j'"),
     ],
 )
