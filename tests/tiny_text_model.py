@@ -13,6 +13,14 @@ from monoscope.models import LanguageModel
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}  # tokens 0, 1 and 2
 TEXT = [f"the {a} {b} sat on the {c}.\n" for a in ("red", "old") for b in ("cat", "dog") for c in ("mat", "rug", "cup")]
 
+CHAT_TEMPLATE = "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}"
+
+
+def chats(n: int) -> list[list[dict[str, str]]]:
+    """Conversations of two messages, the answers of many lengths."""
+    answers = ("".join(TEXT)[i : i + 4 + 37 * i % 110] for i in range(n))
+    return [[{"role": "user", "content": "a cat"}, {"role": "assistant", "content": answer}] for answer in answers]
+
 
 @cache
 def byte_pairs() -> Tokenizer:

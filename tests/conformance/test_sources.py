@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_text_model import TEXT, tiny_lm, tiny_tokenizer
+from tiny_text_model import TEXT, chats, tiny_lm, tiny_tokenizer
 
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import MismatchError
@@ -41,6 +41,12 @@ def windows(n: int | None = None) -> TokenWindows:
 
 def reading(**options: Any) -> ActivationSource:
     return live(tiny_lm(), windows(), SITES, windows_per_batch=4, **options)
+
+
+def chatting() -> ActivationSource:
+    texts = ("".join(f"<bos>{m['content']}<eos>" for m in messages) for messages in chats(40))
+    made = TokenWindows.from_sequences(texts, tiny_tokenizer(), context=40)
+    return live(tiny_lm(), made.shuffled(0, at_once=4), SITES, windows_per_batch=4, skip=SkipPolicy(special=True))
 
 
 def both(**options: Any) -> ActivationSource:
@@ -90,6 +96,9 @@ SOURCES: dict[str, Callable[[Path], ActivationSource]] = {
     "a store and a model": lambda store: together({"": ActivationStore(store), "live": reading()}),
     "two models, shuffled": lambda store: shuffle(both(), 40, 1, batch_tokens=10),
     "two models, sequences": lambda store: sequences(both(), 60),
+    "conversations": lambda store: chatting(),
+    "conversations, shuffled": lambda store: shuffle(chatting(), 60, 1, batch_tokens=16),
+    "conversations, sequences": lambda store: sequences(chatting(), 100),
     "taken": lambda store: take(repeat(rows(seed=1)), 120),
     "taken, shuffled": lambda store: shuffle(take(repeat(ActivationStore(store)), 300), 50, batch_tokens=16),
     "endless world, shuffled": lambda store: shuffle(world(None), 64, batch_tokens=16),

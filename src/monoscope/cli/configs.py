@@ -76,7 +76,7 @@ class TrainConfig(Reading):
         if self.activations is not None:
             return ActivationStore(self.activations), None
         lms = self.language_models()
-        windows = self.windows(next(iter(lms.values()))).shuffled(self.training.seed)
+        windows = self.mixed(lms, self.training.seed)
         sites = dict.fromkeys(site for run in self.runs().values() for site in (*run.reads, *run.writes))
         return self.source(lms, windows, sites), lms.get("")
 

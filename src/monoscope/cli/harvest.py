@@ -13,6 +13,7 @@ def harvest(
         from monoscope.cli.configs import HarvestConfig
         from monoscope.core.io import refuse_existing, write_text
         from monoscope.harvest import harvest as write
+        from monoscope.harvest import shuffle
 
         settings = HarvestConfig.load(config, overrides or ())
         refuse_existing(out, force=force)
@@ -20,8 +21,10 @@ def harvest(
         sites = settings.placed(settings.sites)
         for site in sites:
             lms[site.model].resolve(site.of(""))
-        windows = settings.windows(next(iter(lms.values()))).shuffled(settings.seed)
+        windows = settings.mixed(lms, settings.seed)
         source = settings.source(lms, windows, sites)
+        if windows.by_sequence:  # a store holds rows of one length, and these have many
+            source = shuffle(source, seed=settings.seed)
         store = write(source, out, dtype=settings.store_dtype, shard_tokens=settings.shard_tokens, force=force)
         write_text(out / "harvest.toml", settings.to_toml())
         size = sum(shard.bytes for shard in store.shards)

@@ -99,6 +99,10 @@ class Reading(Config):
         """The text, tokenized and packed."""
         return self.text.windows(lm, context=self.context, bos=self.bos, tokens=self.text_tokens)
 
+    def mixed(self, lms: Mapping[str, LanguageModel], seed: int) -> TokenWindows:
+        """The text, tokenized for the models, which share a vocabulary, in random order."""
+        return self.windows(next(iter(lms.values()))).shuffled(seed, at_once=self.windows_per_batch)
+
     def source(
         self, lms: Mapping[str, LanguageModel], windows: TokenWindows, sites: Iterable[Site]
     ) -> ActivationSource:

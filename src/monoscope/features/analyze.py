@@ -245,7 +245,7 @@ def _about_data(run: _Pass, info: dict[str, Any]) -> dict[str, Any]:
         "n_tokens": run.activity.n_tokens,
         "n_sequences": run.corpus.n_sequences,
         "context_length": run.corpus.context_length,
-        "packing": info.get("bos"),
+        "packing": info.get("packing", info.get("bos")),
         "skip_first": run.skip_first,
         "seed": run.config.seed,
         "source": info,

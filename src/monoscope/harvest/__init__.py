@@ -8,6 +8,7 @@ store = harvest(live(lm, windows, ["2.resid_post"]), "activations")
 from __future__ import annotations
 
 from monoscope.harvest.array import from_array
+from monoscope.harvest.conversations import Conversations
 from monoscope.harvest.live import SkipPolicy, live
 from monoscope.harvest.pack import TokenWindows
 from monoscope.harvest.sequences import sequences
@@ -24,6 +25,7 @@ __all__ = [
     "ActivationSource",
     "ActivationStore",
     "Companions",
+    "Conversations",
     "Datasets",
     "Files",
     "Sampled",

@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from monoscope.core.errors import DataError, nearest
 
@@ -86,20 +87,22 @@ def _read_txt(path: Path, field: str) -> Iterator[str]:
             line += len(lines)
 
 
-def _read_jsonl(path: Path, field: str) -> Iterator[str]:
-    with path.open("rb") as file:
-        yield from _json_texts(file, path, field)
+def read_values(path: Path, field: str) -> Iterator[tuple[str, Any]]:
+    """What ``field`` holds in each line of a .jsonl or .jsonl.gz file, behind the place of the line in words.
 
-
-def _read_jsonl_gz(path: Path, field: str) -> Iterator[str]:
+    Raises DataError for bytes that are not UTF-8, lines that are not JSON objects, a field that is missing, and a file
+    that is broken.
+    """
     try:
-        with gzip.open(path, "rb") as file:
-            yield from _json_texts(file, path, field)
+        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as lines:
+            yield from _json_values(lines, path, field)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}); copy or make it again") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _json_texts(lines: Iterable[bytes], path: Path, field: str) -> Iterator[str]:
+def _json_values(lines: Iterable[bytes], path: Path, field: str) -> Iterator[tuple[str, Any]]:
     for line, data in enumerate(lines, start=1):
         text = _decode(data, path, line)
         if not text.strip():
@@ -112,9 +115,14 @@ def _json_texts(lines: Iterable[bytes], path: Path, field: str) -> Iterator[str]
             raise DataError(f"{path}, line {line}: expected an object with a field {field!r}, found {_kind(row)}")
         if field not in row:
             raise DataError(f"{path}, line {line}: no field {field!r}; {nearest(field, row)}")
-        if not isinstance(row[field], str):
-            raise DataError(f"{path}, line {line}: field {field!r} is {_kind(row[field])}, not text")
-        yield row[field]
+        yield f"{path}, line {line}", row[field]
+
+
+def _read_jsonl(path: Path, field: str) -> Iterator[str]:
+    for place, value in read_values(path, field):
+        if not isinstance(value, str):
+            raise DataError(f"{place}: field {field!r} is {_kind(value)}, not text")
+        yield value
 
 
 def _read_parquet(path: Path, field: str) -> Iterator[str]:
@@ -150,6 +158,6 @@ def _kind(value: object) -> str:
 READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
     ".txt": _read_txt,
     ".jsonl": _read_jsonl,
-    ".jsonl.gz": _read_jsonl_gz,
+    ".jsonl.gz": _read_jsonl,
     ".parquet": _read_parquet,
 }

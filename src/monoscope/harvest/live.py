@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -29,11 +29,19 @@ class SkipPolicy(Config):
     does not depend on where reading began.
     """
 
-    special: bool = Field(default=True, description="skip the tokenizer's special tokens")
+    special: bool | None = Field(
+        default=None, description="skip the tokenizer's special tokens; left out: but not a conversation's template"
+    )
     first: int = Field(default=1, ge=0, description="skip the first positions of a window, where attention sinks sit")
     norm: float | None = Field(
         default=None, gt=1, description="skip tokens with a norm above this many medians, at any site"
     )
+
+    def on(self, windows: TokenWindows) -> SkipPolicy:
+        """The policy as it applies to windows: the special tokens of a chat template are text, and count."""
+        if self.special is not None:
+            return self
+        return self.model_copy(update={"special": not windows.by_sequence})
 
 
 class LiveSource(ActivationSource):
@@ -51,13 +59,12 @@ class LiveSource(ActivationSource):
     ) -> None:
         assert sites, "name at least one site to read"
         assert windows_per_batch >= 1, f"a batch holds at least one window, found {windows_per_batch}"
-        self.lm, self.windows, self.skip, self.dtype = lm, windows, skip, dtype
+        self.lm, self.windows, self.skip, self.dtype = lm, windows, skip.on(windows), dtype
         self.windows_per_batch = windows_per_batch
         self.sites = tuple(dict.fromkeys(lm.resolve(site) for site in sites))
         _check_fits(lm, windows)
         self.widths = {site: lm.width(site) for site in self.sites}
-        special = lm.tokenizer.all_special_ids if lm.tokenizer is not None else [lm.bos_token_id]
-        self._special = torch.tensor([token for token in special if token is not None], dtype=torch.int32)
+        self._special = special_tokens(lm)
         # Skipping by norm needs the activations, so only then the count is not known beforehand.
         self.n_tokens = None if skip.norm is not None else self._count()
         self._window = 0
@@ -99,6 +106,8 @@ class LiveSource(ActivationSource):
         self._window, self._excluded = state["window"], dict(state["excluded"])
 
     def _read(self, number: int, windows: TokenWindows) -> ActivationBatch:
+        if windows.by_sequence:
+            windows = windows.trimmed()
         device = self.lm.device
         tokens = windows.tokens.to(device)
         mask = None if bool(windows.mask.all()) else windows.mask.to(device)
@@ -137,6 +146,16 @@ class LiveSource(ActivationSource):
     def _count(self, at_once: int = 4096) -> int:
         parts = (self.windows[first : first + at_once] for first in range(0, len(self.windows), at_once))
         return sum(int(self._by_text(part)[0].sum()) for part in parts)
+
+
+def special_tokens(lm: LanguageModel) -> Int[Tensor, " n"]:
+    """Token ids that stand for no text: those the tokenizer names, and those it was given as special."""
+    if lm.tokenizer is None:
+        named = [lm.bos_token_id]
+    else:
+        added = getattr(lm.tokenizer, "added_tokens_decoder", {})
+        named = [*lm.tokenizer.all_special_ids, *(token for token, form in added.items() if form.special)]
+    return torch.tensor(sorted({token for token in named if token is not None}), dtype=torch.int32)
 
 
 def _check_fits(lm: LanguageModel, windows: TokenWindows) -> None:

@@ -6,16 +6,18 @@ tokens are added by policy:
     "window"     each window opens with BOS; between two documents stands EOS, or BOS where there is no EOS
     "document"   BOS before each document and nowhere else
     "none"       only the EOS between two documents, for tokenizers that have one
+
+Documents that must stay whole (conversations) are packed one to a window instead, and padded; see ``from_sequences``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +27,6 @@ from transformers import PreTrainedTokenizerBase
 
 from monoscope.core.errors import ConfigError, DataError, MismatchError
 from monoscope.core.io import (
-    fingerprint,
     fingerprint_tensors,
     output_directory,
     read_manifest,
@@ -33,13 +34,10 @@ from monoscope.core.io import (
     write_manifest,
     write_tensors,
 )
-from monoscope.core.progress import progress
-
-Bos = Literal["window", "document", "none"]
+from monoscope.harvest.encode import Bos, fingerprint_tokenizer, read_sequences, read_stream, special_ids
 
 SCHEMA, VERSION = "monoscope.tokens", 1
-BATCH_CHARACTERS = 2**21  # documents tokenized at once: enough to keep every thread of the tokenizer busy
-BATCH_DOCUMENTS = 1024
+SEQUENCE = "sequence"  # packing: a document is a window
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +70,13 @@ class TokenWindows:
 
         Raises DataError for text without a token, ConfigError for a BOS policy that the tokenizer cannot follow.
         """
-        ids = _special_ids(tokenizer, bos)
+        ids = special_ids(tokenizer, bos)
         opening = [] if bos != "window" else [ids.bos]
         body = context - len(opening)
         if body < 1:
             raise ConfigError(f"context counts the tokens of a window and must be at least 2, found {context}")
         wanted = None if tokens is None else math.ceil(tokens / context) * body
-        stream, starts = _read_stream(documents, tokenizer, ids, bos, wanted)
+        stream, starts = read_stream(documents, tokenizer, ids, bos, wanted)
         n = math.ceil(len(stream) / body)
         out = np.full((n, context), ids.pad, dtype=np.int32)
         out[:, : len(opening)] = opening
@@ -94,6 +92,37 @@ class TokenWindows:
             mask=torch.from_numpy(mask),
             documents=torch.from_numpy(begins.astype(np.int32)),
             info={**(info or {}), **made},
+        )
+
+    @classmethod
+    def from_sequences(
+        cls,
+        documents: Iterable[str],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context: int = 256,
+        tokens: int | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> TokenWindows:
+        """Each document a window of its own: none is joined to another, split, or given tokens it does not have.
+
+        What is longer than ``context`` is cut off there (``info["cut_tokens"]`` counts what is lost); shorter windows
+        are padded to the longest. Reading stops once there are ``tokens`` tokens. Raises DataError for text without a
+        token.
+        Source: Li et al. 2025 (arXiv:2506.07691), who train on the conversations of instruct models this way.
+        """
+        assert context >= 1, f"context counts the tokens of a window, found {context}"
+        rows, numbers, cut = read_sequences(documents, tokenizer, context, tokens)
+        lengths = np.array([len(row) for row in rows])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        out = np.full(mask.shape, special_ids(tokenizer, "none").pad, dtype=np.int32)
+        out[mask] = np.concatenate(rows)
+        made = {"packing": SEQUENCE, "bos": "none", "context": context, "cut_tokens": cut}
+        return cls(
+            tokens=torch.from_numpy(out),
+            mask=torch.from_numpy(mask),
+            documents=torch.from_numpy(np.array(numbers, dtype=np.int32)),
+            info={**(info or {}), **made, "tokenizer": fingerprint_tokenizer(tokenizer)},
         )
 
     @classmethod
@@ -118,6 +147,11 @@ class TokenWindows:
         """Tokens in a window."""
         return self.tokens.shape[1]
 
+    @property
+    def by_sequence(self) -> bool:
+        """Whether each window is one document, of its own length."""
+        return self.info.get("packing") == SEQUENCE
+
     @cached_property
     def n_tokens(self) -> int:
         """Tokens that are not padding."""
@@ -128,9 +162,26 @@ class TokenWindows:
         """SHA-256 of the token ids, the padding and the documents' numbers."""
         return fingerprint_tensors({"tokens": self.tokens, "mask": self.mask, "documents": self.documents})
 
-    def shuffled(self, seed: int) -> TokenWindows:
-        """The same windows in random order, for training; ``documents`` still tells where each came from."""
-        return self[torch.from_numpy(np.random.default_rng(seed).permutation(len(self)))]
+    def shuffled(self, seed: int, *, at_once: int = 1) -> TokenWindows:
+        """The same windows in random order, for training; ``documents`` still tells where each came from.
+
+        Of windows that differ in length, ``at_once`` of similar length stand together: batches of as many hold little
+        padding, and come in random order.
+        """
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(self))
+        if self.by_sequence:
+            order = order[np.argsort(self.mask.sum(1).numpy()[order], kind="stable")]
+            whole = len(order) // at_once
+            batches = order[: whole * at_once].reshape(whole, at_once)[rng.permutation(whole)]
+            order = np.concatenate([batches.ravel(), order[whole * at_once :]])
+        return self[torch.from_numpy(order)]
+
+    def trimmed(self) -> TokenWindows:
+        """Without the positions behind the longest window, which are padding in all of them."""
+        used = self.mask.any(0).nonzero()
+        longest = int(used[-1]) + 1 if len(used) else 0
+        return replace(self, tokens=self.tokens[:, :longest], mask=self.mask[:, :longest])
 
     def save(self, path: Path | str, *, force: bool = False) -> None:
         """Write a directory of ``tokens.safetensors`` and a manifest. Raises OutputError if one is there already."""
@@ -154,73 +205,3 @@ class TokenWindows:
         made = self.info.get("tokenizer")
         if made is not None and made != fingerprint_tokenizer(tokenizer):
             raise MismatchError("the windows were tokenized for another model: the vocabularies differ; tokenize again")
-
-
-def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of the vocabulary."""
-    return fingerprint(tokenizer.get_vocab())
-
-
-@dataclass(frozen=True)
-class _Ids:
-    bos: int
-    separator: int | None
-    pad: int
-
-
-def _special_ids(tokenizer: PreTrainedTokenizerBase, policy: Bos) -> _Ids:
-    def first(*names: str) -> int | None:
-        ids = (getattr(tokenizer, f"{name}_token_id", None) for name in names)
-        return next((token for token in ids if token is not None), None)
-
-    bos = first("bos", "cls")
-    if bos is None and policy != "none":
-        raise ConfigError(f'this tokenizer has no beginning-of-sequence token; write bos = "none", found {policy!r}')
-    separator = bos if policy == "document" else first("eos", "sep", "bos")
-    pad = first("pad", "eos", "bos")
-    return _Ids(bos=-1 if bos is None else bos, separator=separator, pad=0 if pad is None else pad)
-
-
-def _read_stream(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, ids: _Ids, bos: Bos, wanted: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """All tokens in a row, at most ``wanted``, and the place where each document starts."""
-    pieces: list[np.ndarray] = []
-    starts: list[int] = []
-    length = 0
-    with progress("tokenize", wanted) as bar:
-        for batch in _batches(documents):
-            before = length
-            for encoded in _encode(batch, tokenizer):
-                if ids.separator is not None and encoded and (bos == "document" or length):
-                    encoded = [ids.separator, *encoded]
-                starts.append(length)
-                pieces.append(np.array(encoded, dtype=np.int32))
-                length += len(encoded)
-            bar.advance(length - before)
-            if wanted is not None and length >= wanted:
-                break
-    if not length:
-        raise DataError(f"there is no text: not one token in {len(starts)} documents")
-    return np.concatenate(pieces)[:wanted], np.array(starts)
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document)
-        if characters >= BATCH_CHARACTERS or len(batch) == BATCH_DOCUMENTS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _encode(batch: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterable[list[int]]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None and backend.truncation is None and backend.padding is None:
-        return (encoding.ids for encoding in backend.encode_batch_fast(batch, add_special_tokens=False))
-    # Some tokenizer files ask for truncation or padding, which would silently lose text or add to it.
-    return tokenizer(batch, add_special_tokens=False, truncation=False, padding=False, verbose=False)["input_ids"]

@@ -4,6 +4,7 @@
     kind = "datasets"           a Hugging Face dataset, from the hub or a local directory
     kind = "standard_library"   the sources of the running Python's standard library
     kind = "sampled"            text that the model writes itself
+    kind = "conversations"      chats in the model's own template, see ``conversations``
 
 ``build(lm)`` gives the documents, one string at a time and from the start each time it is iterated; ``windows(lm)``
 gives them tokenized and packed.
@@ -46,7 +47,7 @@ class TextSource(Config, family="text"):
 
 
 @dataclass(frozen=True)
-class _Documents:
+class Documents:
     """Documents that can be read again."""
 
     read: Callable[[], Iterator[str]]
@@ -65,7 +66,7 @@ class Files(TextSource):
     def build(self, lm: LanguageModel | None = None) -> Iterable[str]:
         """One document for each .txt file, .jsonl line or .parquet row."""
         files = find_files(self.paths)
-        return _Documents(lambda: (text for path in files for text in read_documents(path, self.field)))
+        return Documents(lambda: (text for path in files for text in read_documents(path, self.field)))
 
 
 class Datasets(TextSource):
@@ -80,6 +81,11 @@ class Datasets(TextSource):
 
     def build(self, lm: LanguageModel | None = None) -> Iterable[str]:
         """One document for each row."""
+        rows = self.rows()
+        return Documents(lambda: self._texts(rows))
+
+    def rows(self) -> Any:
+        """The rows, all of which have the field. Raises DataError where there are none."""
         try:
             import datasets
         except ImportError:
@@ -89,7 +95,7 @@ class Datasets(TextSource):
             raise DataError(
                 f"dataset {self.path} has no field {self.field!r}; {nearest(self.field, rows.column_names)}"
             )
-        return _Documents(lambda: self._texts(rows))
+        return rows
 
     def _open(self, datasets: Any) -> Any:
         try:
@@ -128,7 +134,7 @@ class StandardLibrary(TextSource):
         root = standard_library_root()
         if next(standard_library_texts(self.split, root), None) is None:
             raise DataError(f"this Python carries no readable sources of its standard library at {root}")
-        return _Documents(lambda: standard_library_texts(self.split, root, mixed=True))
+        return Documents(lambda: standard_library_texts(self.split, root, mixed=True))
 
 
 class Sampled(TextSource):
@@ -152,7 +158,7 @@ class Sampled(TextSource):
         if not start:
             raise ConfigError("the model has no beginning-of-sequence token to start from; set a prompt")
         tokenizer = lm.tokenizer
-        return _Documents(lambda: (_decode(tokenizer, row, len(start)) for row in self._rows(lm, start)))
+        return Documents(lambda: (_decode(tokenizer, row, len(start)) for row in self._rows(lm, start)))
 
     def _rows(self, lm: LanguageModel, start: list[int]) -> Iterator[list[int]]:
         for first in range(0, self.documents, self.at_once):

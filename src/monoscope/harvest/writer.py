@@ -123,9 +123,14 @@ class _Writer:
             tensors[f"activations/{site}"] = x
         tensors |= {name: x.cpu() for name in FIELDS if (x := getattr(batch, name)) is not None}
         rows = len(next(iter(tensors.values())))
+        shapes = {name: list(x.shape[1:]) for name, x in tensors.items()}
         if not self.layout:
-            shapes = {name: list(x.shape[1:]) for name, x in tensors.items()}
             self.layout = {"rows_per_batch": rows, "tensors": shapes}
+        if shapes != self.layout["tensors"]:
+            raise MismatchError(
+                "a store holds rows of one length, and these are sequences of several, as conversations are; store "
+                "their tokens: harvest(shuffle(source), path)"
+            )
         self.waiting.append(tensors)
         self.waiting_tokens += next(iter(tensors.values()))[..., 0].numel()
         self.tokens += batch.n_tokens

@@ -1,12 +1,13 @@
-"""Several models in one configuration: read, stored, trained on and examined by their labels."""
+"""Several models by their labels, and conversations: read, stored, trained on and examined from configurations."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from command_line import Call
-from tiny_text_model import tiny_lm, tiny_tokenizer
+from tiny_text_model import CHAT_TEMPLATE, chats, tiny_lm, tiny_tokenizer
 
 from monoscope.cli.configs import HarvestConfig, TrainConfig
 from monoscope.cli.reading import Reading
@@ -16,6 +17,8 @@ from monoscope.dictionaries import load
 from monoscope.features import FeatureBundle
 from monoscope.harvest import ActivationStore
 from monoscope.models import LanguageModel
+
+CHATS = '{kind = "conversations", paths = ["chats.jsonl"]}'
 
 
 @pytest.fixture
@@ -113,3 +116,38 @@ def test_a_dictionary_of_one_of_the_models(call: Call, two_models: Path, tuned: 
     done = call("analyze", "examine.toml", "--out", "third.mono", "--set", f"models={{base='{tuned}'}}")
     assert done.code == 1
     assert "under the label 'tuned', which is not here" in done.err
+
+
+@pytest.fixture
+def chatting(train_config: Path, model: Path, tmp_path: Path) -> Path:
+    """A training on conversations."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tiny_lm().hf.save_pretrained(tmp_path / "chat")
+    tokenizer.save_pretrained(tmp_path / "chat")
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats(80)))
+    text = (
+        train_config.read_text().replace(str(model), str(tmp_path / "chat"), 1).replace("context = 32", "context = 64")
+    )
+    train_config.write_text(text.replace('{kind = "files", paths = ["text.txt"]}', CHATS))
+    return train_config
+
+
+def test_conversations_are_trained_on_whole(call: Call, chatting: Path, tmp_path: Path) -> None:
+    assert call("train", chatting, "--out", "sae").code == 0
+    source = load(tmp_path / "sae").provenance["source"]
+    assert (source["packing"], source["skip"]) == ("sequence", {"special": False, "first": 1})
+    (tmp_path / "examine.toml").write_text('dictionary = "sae"\n')
+    done = call("analyze", "examine.toml", "--out", "features.mono")
+    assert done.code == 0, done.err
+    assert FeatureBundle.open(tmp_path / "features.mono").manifest["data"]["packing"] == "sequence"
+
+
+def test_conversations_are_stored_as_shuffled_tokens(call: Call, chatting: Path, tmp_path: Path) -> None:
+    config = chatting.read_text().partition("[recipe]")[0].replace("reads", "sites")
+    (tmp_path / "harvest.toml").write_text(config)
+    done = call("harvest", "harvest.toml", "--out", "acts")
+    assert done.code == 0, done.err
+    store = ActivationStore(tmp_path / "acts")
+    assert "shuffle" in store.info
+    assert sum(batch.n_tokens for batch in store) == store.n_tokens

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_text_model import tiny_tokenizer
 
 from monoscope.core.errors import ConfigError, DataError, MismatchError, OutputError
-from monoscope.harvest import TokenWindows, pack
+from monoscope.harvest import TokenWindows, encode
 
 PAD, BOS, EOS = 0, 1, 2
 DOCUMENTS = ["the cat", "sat on the mat. " * 6, "", "a dog"]
@@ -88,14 +88,14 @@ def test_windows_name_the_document_they_begin_in(lengths: list[int], context: in
 
 def test_documents_in_several_tokenizer_batches_are_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = windows()
-    monkeypatch.setattr(pack, "BATCH_DOCUMENTS", 1)
+    monkeypatch.setattr(encode, "BATCH_DOCUMENTS", 1)
     parts = windows()
     assert torch.equal(whole.tokens, parts.tokens)
     assert torch.equal(whole.documents, parts.documents)
 
 
 def test_reading_stops_once_there_are_enough_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "BATCH_DOCUMENTS", 1)
+    monkeypatch.setattr(encode, "BATCH_DOCUMENTS", 1)
     rest = iter(["the cat sat on the mat. " * 3] * 100)
     made = windows(rest, tokens=50)
     assert len(made) == 7

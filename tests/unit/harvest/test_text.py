@@ -27,7 +27,7 @@ def test_a_table_becomes_the_source_of_its_kind() -> None:
 def test_kinds_that_are_not_known_are_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'standard_library'"):
         Wanted.from_dict({"text": {"kind": "standard_libary"}})
-    assert list(TextSource.kinds()) == ["datasets", "files", "sampled", "standard_library"]
+    assert list(TextSource.kinds()) == ["conversations", "datasets", "files", "sampled", "standard_library"]
 
 
 def test_files_are_read_again_from_the_start(tmp_path: Path) -> None:
