@@ -27,7 +27,7 @@ def encode(
     norm: Float[Tensor, " F"] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Acts:
-    """Rectified pre-activations of the entries that survive a selection; see ``reference.encode``.
+    """Pre-activations of the entries that survive a selection; see ``reference.encode``.
 
     ``dtype`` narrower than the input's selects in that precision and computes the selected values exactly. ``W_enc``
     is read fastest when stored feature by feature, that is when ``W_enc.T`` is contiguous.

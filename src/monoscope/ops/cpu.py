@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from monoscope.ops.selection import AboveThreshold, Selection, TopKPerBatch, TopKPerToken
+from monoscope.ops.reference import chosen
+from monoscope.ops.selection import (
+    AboveThreshold,
+    AbsTopKPerToken,
+    LargestPerGroup,
+    PerToken,
+    Selection,
+    TopKPerBatch,
+    TopKPerToken,
+)
 
 BLOCK_ENTRIES = 2**21  # pre-activations in a block: 8 MB in fp32
 
@@ -38,9 +47,11 @@ def encode(
         rows = W_enc.T.contiguous()  # [F, d], free when the encoder is stored feature by feature
         values, indices = _select(Blocks(z, rows, b_enc, norm, dtype), selection)
         if dtype != x.dtype:
-            exact = gathered_dot(z, rows, indices).add_(b_enc[indices]).relu_()
+            exact = gathered_dot(z, rows, indices).add_(b_enc[indices])
+            if not selection.is_signed:
+                exact.relu_()
             values = exact * _still_kept(
-                exact if norm is None else exact * norm[indices], values > 0, indices, selection
+                exact if norm is None else exact * norm[indices], values != 0, indices, selection
             )
     return Attach.apply(x, W_enc, b_enc, center, values, indices), indices
 
@@ -48,7 +59,7 @@ def encode(
 def _still_kept(score: Tensor, candidate: Tensor, indices: Tensor, selection: Selection) -> Tensor:
     # Narrow scores tie where exact ones do not, so a cut in narrow precision lets a few entries too many through.
     match selection:
-        case TopKPerToken():
+        case TopKPerToken() | AbsTopKPerToken() | LargestPerGroup():
             return torch.ones_like(candidate)
         case TopKPerBatch(k):
             kept = score[candidate]
@@ -78,8 +89,8 @@ class Blocks:
 
 def _select(blocks: Blocks, selection: Selection) -> tuple[Tensor, Tensor]:
     match selection:
-        case TopKPerToken(k):
-            return _top_per_token(blocks, k)
+        case TopKPerToken() | AbsTopKPerToken() | LargestPerGroup():
+            return _per_token(blocks, selection)
         case TopKPerBatch(k):
             return _top_per_batch(blocks, max(1, min(round(k * blocks.n), blocks.n * blocks.n_features)))
         case AboveThreshold(threshold):
@@ -87,13 +98,13 @@ def _select(blocks: Blocks, selection: Selection) -> tuple[Tensor, Tensor]:
             return _pad(*(torch.cat(parts) for parts in zip(*found, strict=True)), n=blocks.n)
 
 
-def _top_per_token(blocks: Blocks, k: int) -> tuple[Tensor, Tensor]:
-    values, indices = torch.empty(blocks.n, k), torch.empty(blocks.n, k, dtype=torch.long)
-    for rows, pre, score in blocks:
-        chosen = score.topk(k, dim=-1, sorted=False).indices
-        indices[rows] = chosen
-        values[rows] = pre.gather(1, chosen)
-    return values.relu_(), indices
+def _per_token(blocks: Blocks, selection: PerToken) -> tuple[Tensor, Tensor]:
+    values, indices = [], []
+    for _, pre, score in blocks:
+        indices.append(chosen(score, selection))
+        values.append(pre.gather(1, indices[-1]).float())
+    kept = torch.cat(values)
+    return kept if selection.is_signed else kept.relu_(), torch.cat(indices)
 
 
 def _top_per_batch(blocks: Blocks, n_kept: int) -> tuple[Tensor, Tensor]:
@@ -196,11 +207,11 @@ class Attach(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, W_enc, b_enc and center, from positive entries: padding is 0 and passes none."""
+        """Gradients of x, W_enc, b_enc and center, from entries that are not 0: padding passes none."""
         x, W_enc, center, values, indices = ctx.saved_tensors
         z = x if center is None else x - center
         rows = W_enc.T.contiguous()
-        delta = grads[0] * (values > 0)
+        delta = grads[0] * (values != 0)
         dW = scatter_rows(delta, indices, z, len(rows)).T if ctx.needs_input_grad[1] else None
         db = torch.zeros(len(rows)).index_add_(0, indices.flatten(), delta.flatten())
         dx = embedding_bag(indices, rows, per_sample_weights=delta, mode="sum") if ctx.needs_input_grad[0] else None

@@ -12,19 +12,39 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from monoscope.ops.selection import AboveThreshold, Selection, TopKPerBatch, TopKPerToken
+from monoscope.ops.selection import (
+    AboveThreshold,
+    AbsTopKPerToken,
+    LargestPerGroup,
+    PerToken,
+    Selection,
+    TopKPerBatch,
+    TopKPerToken,
+)
 
 
 def keep(score: Float[Tensor, "n F"], selection: Selection) -> Bool[Tensor, "n F"]:
     """Entries that a selection lets survive, before rectification."""
     match selection:
-        case TopKPerToken(k):
-            chosen = score.topk(k, dim=-1, sorted=False).indices
-            return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, chosen, True)
+        case TopKPerToken() | AbsTopKPerToken() | LargestPerGroup():
+            return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, chosen(score, selection), True)
         case TopKPerBatch(k):
             return score >= kth_largest(score, max(1, min(round(k * len(score)), score.numel())))
         case AboveThreshold(threshold):
             return score > threshold
+
+
+def chosen(score: Float[Tensor, "*batch F"], selection: PerToken) -> Int[Tensor, "*batch k"]:
+    """Features that a selection with a fixed number per token chooses, in any order."""
+    match selection:
+        case TopKPerToken(k):
+            return score.topk(k, dim=-1, sorted=False).indices
+        case AbsTopKPerToken(k):
+            return score.abs().topk(k, dim=-1, sorted=False).indices
+        case LargestPerGroup(n_groups):
+            size = score.shape[-1] // n_groups
+            place = score.unflatten(-1, (n_groups, size)).argmax(-1)
+            return place + torch.arange(0, n_groups * size, size, device=score.device)
 
 
 def encode(
@@ -36,16 +56,16 @@ def encode(
     center: Float[Tensor, " d"] | None = None,
     norm: Float[Tensor, " F"] | None = None,
 ) -> Float[Tensor, "n F"]:
-    """Rectified pre-activations of the entries that survive.
+    """Pre-activations of the entries that survive, rectified unless the selection is signed.
 
-        pre = (x - center) @ W_enc + b_enc,    acts = max(pre, 0) * keep(pre * norm)
+        pre = (x - center) @ W_enc + b_enc,    acts = max(pre, 0) * keep(pre * norm)  or  pre * keep(pre * norm)
 
-    Gradients reach kept, positive entries alone; ``norm`` and thresholds decide the selection and get none.
+    Gradients reach kept entries that are not zero; ``norm`` and thresholds decide the selection and get none.
     """
     z = x if center is None else x - center
     pre = z @ W_enc + b_enc
     score = pre.detach() if norm is None else pre.detach() * norm.detach()
-    return pre.relu() * keep(score, selection)
+    return (pre if selection.is_signed else pre.relu()) * keep(score, selection)
 
 
 def sparse_decode(

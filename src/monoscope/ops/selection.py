@@ -1,11 +1,13 @@
 """Which entries of the pre-activations survive, as data: what an activation function tells the encoder.
 
-Scores are ``pre * norm``, or ``pre`` without a norm. Only positive pre-activations survive any of these rules.
+Scores are ``pre * norm``, or ``pre`` without a norm. Only positive pre-activations survive, except under a signed rule,
+which ranks magnitudes and keeps signs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,13 +17,31 @@ from torch import Tensor
 class TopKPerToken:
     """The k largest scores of each token."""
 
+    is_signed: ClassVar[bool] = False
     k: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbsTopKPerToken:
+    """The k scores of largest magnitude of each token, with their signs."""
+
+    is_signed: ClassVar[bool] = True
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class LargestPerGroup:
+    """The largest score of each of ``n_groups`` runs of consecutive features, equally long."""
+
+    is_signed: ClassVar[bool] = False
+    n_groups: int
 
 
 @dataclass(frozen=True, slots=True)
 class TopKPerBatch:
     """The ``round(k N)`` largest scores of a batch of N tokens."""
 
+    is_signed: ClassVar[bool] = False
     k: float
 
 
@@ -29,7 +49,11 @@ class TopKPerBatch:
 class AboveThreshold:
     """Scores strictly above a feature's threshold."""
 
+    is_signed: ClassVar[bool] = False
     threshold: Float[Tensor, " F"]
 
 
-Selection = TopKPerToken | TopKPerBatch | AboveThreshold
+PerToken = TopKPerToken | AbsTopKPerToken | LargestPerGroup
+"""Rules that choose a fixed number of features for each token, whatever the others do."""
+
+Selection = PerToken | TopKPerBatch | AboveThreshold

@@ -33,6 +33,9 @@ def _problem(seed: int = 0) -> dict[str, torch.Tensor]:
 SELECTIONS = {
     "per_token": ops.TopKPerToken(7),
     "all": ops.TopKPerToken(F),
+    "magnitude": ops.AbsTopKPerToken(7),
+    "all_signed": ops.AbsTopKPerToken(F),
+    "groups": ops.LargestPerGroup(8),
     "per_batch": ops.TopKPerBatch(6.4),
     "nothing": ops.AboveThreshold(torch.full((F,), 1e6)),
     "threshold": ops.AboveThreshold(torch.linspace(0, 12, F)),
@@ -71,11 +74,11 @@ def test_rows_split_over_blocks_give_what_one_block_gives(monkeypatch: pytest.Mo
         monkeypatch.undo()
 
 
-@pytest.mark.parametrize("name", ["per_token", "per_batch", "threshold"])
+@pytest.mark.parametrize("name", ["per_token", "magnitude", "groups", "per_batch", "threshold"])
 def test_narrow_selection_computes_what_it_selects_exactly(name: str) -> None:
     p = _problem()
     acts = ops.encode(p["x"], p["W_enc"], p["b_enc"], SELECTIONS[name], dtype=torch.bfloat16)
-    pre = (p["x"] @ p["W_enc"] + p["b_enc"]).relu()
+    pre = p["x"] @ p["W_enc"] + p["b_enc"]
     dense = acts.dense()
     fires = dense != 0
     torch.testing.assert_close(dense[fires], pre[fires], rtol=1e-5, atol=1e-5)
@@ -91,6 +94,24 @@ def test_only_positive_entries_survive_and_ties_at_a_threshold_do_not() -> None:
     torch.testing.assert_close(acts, W.relu())
     above = ops.encode(x, W, torch.zeros(3), ops.AboveThreshold(torch.tensor([1.0, 0.0, 0.5]))).dense()
     torch.testing.assert_close(above, torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 1.0]]))
+
+
+def test_magnitude_ranks_and_sign_stays() -> None:
+    W = torch.tensor([[1.0, -3.0, 2.0], [-0.5, 0.25, -0.75]])
+    acts = ops.encode(torch.eye(2), W, torch.zeros(3), ops.AbsTopKPerToken(2)).dense()
+    torch.testing.assert_close(acts, torch.tensor([[0.0, -3.0, 2.0], [-0.5, 0.0, -0.75]]))
+
+
+def test_the_largest_of_each_group_survives_if_positive() -> None:
+    p = _problem()
+    acts = ops.encode(p["x"], p["W_enc"], p["b_enc"], ops.LargestPerGroup(8), center=p["center"]).dense()
+    pre = ((p["x"] - p["center"]) @ p["W_enc"] + p["b_enc"]).detach()
+    expected = torch.zeros_like(acts)
+    for n in range(N):
+        for group in range(0, F, F // 8):
+            best = group + int(pre[n, group : group + F // 8].argmax())
+            expected[n, best] = max(float(pre[n, best]), 0.0)
+    torch.testing.assert_close(acts, expected)
 
 
 def test_encode_keeps_batch_axes() -> None:
