@@ -160,7 +160,24 @@ class Dictionary(nn.Module, ABC):
         """A copy for inference: evaluation mode, no gradients, the activation function in its frozen form."""
         twin = copy.deepcopy(self)
         twin.activation = self.activation.frozen()
+        if (absorbed := self.activation.absorbed) is not None:
+            twin.rescale_preacts_(*absorbed)
+            if (norm := self.score_norm()) is not None:
+                twin.activation.rescale_scores_(norm)
         return twin.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def rescale_preacts_(self, scale: Float[Tensor, " F"], shift: Float[Tensor, " F"]) -> None:
+        """Make the encoder compute ``scale * pre + shift``, feature by feature."""
+        for name, axis in self.feature_axes.items():
+            role = name.split(".")[0]
+            if role not in ("W_enc", "b_enc"):
+                continue
+            parameter, features = self.get_parameter(name), self.features_of(name)
+            own = slice(features.start, features.stop)
+            parameter.mul_(scale[own].view([-1 if i == axis else 1 for i in range(parameter.ndim)]))
+            if role == "b_enc":
+                parameter.add_(shift[own])
 
     def fold_(self, scale_in: float | Tensor, scale_out: float | Tensor) -> None:
         """``rescale_``, once. A second fold is refused."""

@@ -25,6 +25,9 @@ class ActivationFunction(nn.Module, ABC):
     is_signed: ClassVar[bool] = False
     """Whether activations may be negative."""
 
+    owns_bias: ClassVar[bool] = False
+    """Whether the function has biases of its own, so that the encoder's stays as it starts."""
+
     class Config(Config, family="activation function"):
         """Which function, and its settings."""
 
@@ -61,6 +64,11 @@ class ActivationFunction(nn.Module, ABC):
         """Size of the consecutive groups inside which features may change places; None: anywhere."""
         return None
 
+    @property
+    def absorbed(self) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]] | None:
+        """Scale and shift of pre-activations that the frozen form leaves to the encoder; None where there are none."""
+        return None
+
     def observe(self, acts: Acts, norm: Float[Tensor, "*site F"] | None = None) -> None:
         """Learn from the activations of a training batch what inference will need; most functions need nothing."""
 
@@ -70,7 +78,7 @@ class ActivationFunction(nn.Module, ABC):
     def reset(self) -> None:
         """Forget what was observed; most functions remember nothing."""
 
-    def rescale_scores_(self, factor: float) -> None:
+    def rescale_scores_(self, factor: float | Float[Tensor, " F"]) -> None:
         """Follow scores that have all been multiplied by ``factor``; only thresholds need to."""
 
     def project_(self) -> None:

@@ -5,6 +5,7 @@ Every term is a mean over tokens of a sum over features, coordinates and sites, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from jaxtyping import Float
@@ -29,6 +30,9 @@ class Term(Config, family="term"):
 
     needs_model: ClassVar[bool] = False
     """Whether the term asks what the language model makes of the reconstruction: ``step.downstream``."""
+
+    refuses: ClassVar[Mapping[str, str]] = {}
+    """Kinds of activation functions that the term cannot train, and why."""
 
     weight: float = Field(default=1.0, ge=0)
 

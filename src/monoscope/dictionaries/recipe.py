@@ -52,6 +52,8 @@ class Recipe(Config):
                 raise ValueError(
                     f"terms.{name} trains parameters of {term.needs_function!r}, not of {_kind(self.function)!r}"
                 )
+            if (reason := term.refuses.get(_kind(self.function))) is not None:
+                raise ValueError(f"terms.{name} does not fit a function of kind {_kind(self.function)!r}: {reason}")
             if term.beside is not None and term.beside not in kinds:
                 raise ValueError(
                     f"terms.{name} is weighted for a reconstruction term of kind {term.beside!r}; "
@@ -71,6 +73,11 @@ class Recipe(Config):
             raise ValueError(
                 f"wiring {_kind(wiring)!r} takes a function of kind {_or(wiring.accepts_functions)}, found {function!r}"
             )
+        if self.function.across_layers and wiring.accepts_functions is None:
+            raise ValueError(
+                f"function {function!r} chooses among the features of several layers, and wiring {_kind(wiring)!r} has "
+                f"one layer; use {function.replace('layer_', '')!r}"
+            )
         if wiring.accepts_terms is not None:
             if unknown := kinds - wiring.accepts_terms:
                 allowed = _or(wiring.accepts_terms) if wiring.accepts_terms else "none"
@@ -86,7 +93,11 @@ class Recipe(Config):
 
     def build(self, reads: tuple[Site, ...], writes: tuple[Site, ...], widths: Mapping[Site, int]) -> Dictionary:
         """An uninitialized dictionary between sites."""
-        return self.wiring.build(self.function, reads, writes, widths)
+        dictionary = self.wiring.build(self.function, reads, writes, widths)
+        if dictionary.activation.owns_bias:
+            for name, parameter in dictionary.named_parameters():
+                parameter.requires_grad_(name.split(".")[0] != "b_enc")
+        return dictionary
 
 
 def _kind(config: Config) -> str:

@@ -10,7 +10,7 @@ Source: Bussmann, Leask, Nanda 2024 (arXiv:2412.06410), section 3. Shapes: N tok
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,9 @@ from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.variants.jumprelu import JumpReLU
+
+if TYPE_CHECKING:
+    from monoscope.dictionaries.variants.layer_topk import BatchLayerTopK
 
 
 class BatchTopK(ActivationFunction):
@@ -42,9 +45,9 @@ class BatchTopK(ActivationFunction):
 
     threshold: Tensor
 
-    config: Config
+    config: Config | BatchLayerTopK
 
-    def __init__(self, config: Config, n_features: int) -> None:
+    def __init__(self, config: Config | BatchLayerTopK, n_features: int) -> None:
         super().__init__()
         self.config, self.k, self.n_features = config, config.k, n_features
         self.register_buffer("threshold", torch.tensor(-1.0))  # -1: no batch seen yet
@@ -86,7 +89,7 @@ class BatchTopK(ActivationFunction):
         self.threshold.fill_(-1.0)
 
     @torch.no_grad()
-    def rescale_scores_(self, factor: float) -> None:
+    def rescale_scores_(self, factor: float | Float[Tensor, " F"]) -> None:
         """Multiply the threshold by ``factor``."""
         self.threshold.mul_(factor)
 

@@ -80,7 +80,7 @@ class JumpReLU(ActivationFunction):
             self.threshold.fill_(ops.kth_largest(score, max(1, round(self.config.calibrate_l0 * len(score)))))
 
     @torch.no_grad()
-    def rescale_scores_(self, factor: float) -> None:
+    def rescale_scores_(self, factor: float | Float[Tensor, " F"]) -> None:
         """Multiply the thresholds by ``factor``."""
         self.threshold.mul_(factor)
 

@@ -10,7 +10,8 @@ Source: Gao et al. 2024 (arXiv:2406.04093), section 2.3 and appendix A.2. Shapes
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,9 @@ from monoscope.core.errors import ConfigError
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.objective import Term, total_variance
 from monoscope.dictionaries.step import Step
+
+if TYPE_CHECKING:
+    from monoscope.dictionaries.variants.layer_topk import LayerTopK
 
 
 class TopK(ActivationFunction):
@@ -40,7 +44,7 @@ class TopK(ActivationFunction):
                 raise ConfigError(f"k is {self.k}, more than the dictionary's {n_features} features")
             return TopK(self)
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config | LayerTopK) -> None:
         super().__init__()
         self.config, self.k = config, config.k
 
@@ -68,6 +72,9 @@ class AuxK(Term):
     """
 
     beside: ClassVar[str | None] = "fvu"
+    refuses: ClassVar[Mapping[str, str]] = {
+        "gated": "whether a gate opens is up to its own bias, which AuxK does not move"
+    }
     kind: Literal["auxk"] = "auxk"
     weight: float = Field(default=1 / 32, ge=0)
     k_aux: int | None = Field(default=None, ge=1, description="None: the power of two nearest below d / 2")
