@@ -45,6 +45,10 @@ def test_layouts_agree(batch: tuple[int, ...], n_features: int, seed: int, data:
     chosen = torch.tensor(data.draw(st.lists(st.integers(0, n_features - 1), max_size=5)), dtype=torch.long)
     assert torch.equal(sparse.where(chosen), twin.where(chosen))
     assert torch.equal(twin.where(chosen), dense[..., chosen])
+    ends = sorted({*data.draw(st.lists(st.integers(1, n_features), max_size=3)), n_features})
+    for own, other, a, b in zip(sparse.split(ends), twin.split(ends), [0, *ends], ends, strict=False):
+        assert torch.equal(own.dense(), dense[..., a:b])
+        assert torch.equal(other.dense(), dense[..., a:b])
     rebuilt = torch.zeros(torch.Size(batch).numel(), n_features)
     rows, features, values = sparse.coo()
     rebuilt[rows, features] = values
@@ -78,6 +82,11 @@ def test_padding_may_repeat_an_active_index() -> None:
 def test_prefix_beyond_the_features_is_a_mistake() -> None:
     with pytest.raises(AssertionError, match="prefix of 4 of 3"):
         Acts(torch.zeros(1, 3), 3).prefix(4)
+
+
+def test_ends_that_are_not_all_features_are_a_mistake() -> None:
+    with pytest.raises(AssertionError, match="of 3 features"):
+        Acts(torch.zeros(1, 3), 3).split([1, 2])
 
 
 def test_gradients_reach_the_values() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,6 +63,29 @@ class Acts:
             return Acts(self.values[..., :m], m)
         keep = self.indices < m
         return Acts(self.values.where(keep, 0), m, self.indices.where(keep, 0))
+
+    def split(self, ends: Sequence[int]) -> list[Acts]:
+        """Consecutive runs of features, up to each of ``ends`` in turn; each counts its own from 0."""
+        assert list(ends) == sorted({*ends}) and ends[-1] == self.n_features, (
+            f"ends {ends} of {self.n_features} features"
+        )
+        starts = [0, *ends[:-1]]
+        if self.indices is None:
+            return [Acts(self.values[..., a:b], b - a) for a, b in zip(starts, ends, strict=True)]
+        if self.values.numel() == 0:
+            return [Acts(self.values, b - a, self.indices) for a, b in zip(starts, ends, strict=True)]
+        features, order = torch.where(self.values != 0, self.indices, self.n_features).sort(dim=-1)
+        values = self.values.gather(-1, order)
+        bounds = torch.tensor([*starts, ends[-1]], dtype=features.dtype, device=features.device)
+        place = torch.searchsorted(features, bounds.expand(*features.shape[:-1], -1).contiguous())
+        parts = []
+        for i, (a, b) in enumerate(zip(starts, ends, strict=True)):
+            first, last = place[..., i : i + 1], place[..., i + 1 : i + 2]
+            slots = first + torch.arange(max(1, int((last - first).max())), device=first.device)
+            inside, slots = slots < last, slots.clamp_max(features.shape[-1] - 1)
+            own = features.gather(-1, slots).sub(a).where(inside, 0)
+            parts.append(Acts(values.gather(-1, slots).where(inside, 0), b - a, own))
+        return parts
 
     def where(self, features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
         """Activations of the chosen features, densely, in the order they are given; repeats are allowed."""

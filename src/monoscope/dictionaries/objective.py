@@ -36,6 +36,14 @@ class Term(Config, family="term"):
 
     weight: float = Field(default=1.0, ge=0)
 
+    @property
+    def stands_for(self) -> str:
+        """Kind of the term in whose place it stands beside others: its own, unless it is a form of another."""
+        return str(self.to_dict()["kind"])
+
+    def check_size(self, n_features: int) -> None:
+        """Raise ValueError where the term's settings do not suit the number of features."""
+
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
         raise NotImplementedError
@@ -89,6 +97,11 @@ class EndToEnd(Term):
         """The term for one step."""
         assert step.downstream is not None, "a trainer gives terms the model they need"
         return step.downstream.divergence(step.recon)
+
+
+def weighted_by_norm(step: Step) -> Float[Tensor, "*tokens F"]:
+    """``|acts_f| ||W_dec[f]||``: what penalties act on, which no rescaling of a feature changes."""
+    return step.acts.dense().abs() * step.dictionary.decoder_norm()
 
 
 def total_variance(target: Float[Tensor, "*tokens d"] | None, n_tokens: int) -> Float[Tensor, ""]:

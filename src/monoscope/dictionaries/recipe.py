@@ -54,7 +54,10 @@ class Recipe(Config):
                 )
             if (reason := term.refuses.get(_kind(self.function))) is not None:
                 raise ValueError(f"terms.{name} does not fit a function of kind {_kind(self.function)!r}: {reason}")
-            if term.beside is not None and term.beside not in kinds:
+            term.check_size(self.wiring.n_features)
+            if term.beside is not None and term.beside not in kinds | {
+                other.stands_for for other in self.terms.values()
+            }:
                 raise ValueError(
                     f"terms.{name} is weighted for a reconstruction term of kind {term.beside!r}; "
                     f"found {', '.join(sorted(kinds))}"

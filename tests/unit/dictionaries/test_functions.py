@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
+from small_autoencoder import D, F, K, N, activations, autoencoder, function
 
 from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError
-from monoscope.core.site import Site
-from monoscope.dictionaries import Autoencoder, Recipe
-from monoscope.dictionaries.function import ActivationFunction
+from monoscope.dictionaries import Autoencoder
 from monoscope.dictionaries.objective import SquaredError, Term
 from monoscope.dictionaries.step import Step
 from monoscope.dictionaries.variants import KL, L1, GateAux, Gated, GateL1, JumpReLU, TopK, Variational
-
-SITE, D, F, K, N = Site(0, "resid_post"), 8, 24, 4, 32
 
 
 def pre(seed: int = 0, n: int = N) -> Tensor:
@@ -25,25 +20,9 @@ def pre(seed: int = 0, n: int = N) -> Tensor:
     return torch.randn(n, F, generator=torch.Generator().manual_seed(seed))
 
 
-def function(kind: str, **settings: Any) -> Any:
-    """An activation function of F features."""
-    return ActivationFunction.Config.from_dict({"kind": kind} | settings).build(F)
-
-
-def autoencoder(table: dict[str, Any], *terms: dict[str, Any], **wiring: Any) -> Autoencoder:
-    """An autoencoder with random weights."""
-    losses = {str(i): term for i, term in enumerate(terms or ({"kind": "squared_error"},))}
-    recipe = Recipe.from_dict(
-        {"wiring": {"kind": "autoencoder", "n_features": F} | wiring, "function": table, "terms": losses}
-    )
-    dictionary = recipe.build((SITE,), (SITE,), {SITE: D})
-    assert isinstance(dictionary, Autoencoder)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in dictionary.parameters():
-            parameter.normal_(generator=generator)
-        dictionary.project_()
-    return dictionary.train()
+def step_of(dictionary: Autoencoder) -> Step:
+    """A pass over random activations."""
+    return dictionary(activations())
 
 
 GATED = (
@@ -52,11 +31,6 @@ GATED = (
     {"kind": "gate_l1"},
     {"kind": "gate_aux"},
 )
-
-
-def step_of(dictionary: Autoencoder) -> Step:
-    """A pass over random activations."""
-    return dictionary(torch.randn(N, D, generator=torch.Generator().manual_seed(2)))
 
 
 class TestGated:
@@ -189,7 +163,7 @@ class TestGroupMax:
         )
 
     def test_groups_of_different_sizes_are_refused(self) -> None:
-        with pytest.raises(ConfigError, match="5 groups, which do not divide 24 features"):
+        with pytest.raises(ConfigError, match="5 groups, which do not divide 32 features"):
             function("group_max", k=5)
 
 
@@ -210,7 +184,7 @@ class TestAcrossLayers:
         "kind", ["topk", "abs_topk", "batch_topk", "layer_topk", "batch_layer_topk", "variational"]
     )
     def test_more_than_all_features_cannot_be_kept(self, kind: str) -> None:
-        with pytest.raises(ConfigError, match="k is 25, more than the"):
+        with pytest.raises(ConfigError, match="k is 33, more than the"):
             function(kind, k=F + 1)
 
 

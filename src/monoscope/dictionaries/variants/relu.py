@@ -19,7 +19,7 @@ from torch import Tensor
 
 from monoscope.core.acts import Acts
 from monoscope.dictionaries.function import ActivationFunction
-from monoscope.dictionaries.objective import Term
+from monoscope.dictionaries.objective import Term, weighted_by_norm
 from monoscope.dictionaries.step import Step
 
 
@@ -29,7 +29,7 @@ class ReLU(ActivationFunction):
     class Config(ActivationFunction.Config):
         """ReLU has no settings."""
 
-        needs_terms: ClassVar[frozenset[str]] = frozenset({"l1"})
+        needs_terms: ClassVar[frozenset[str]] = frozenset({"l1", "lp", "tanh", "tanh_quad"})
         kind: Literal["relu"] = "relu"
 
         def build(self, n_features: int) -> ReLU:
@@ -63,4 +63,4 @@ class L1(Term):
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return (step.acts.dense().abs() * step.dictionary.decoder_norm()).sum() / step.n_tokens
+        return weighted_by_norm(step).sum() / step.n_tokens

@@ -1,9 +1,11 @@
-"""TopK, and AuxK, which revives its dead features.
+"""TopK; AuxK, which revives its dead features; multi-TopK, which trains for larger k as well.
 
     keep = the k largest scores of the token        acts = max(pre, 0) * keep
 
     AuxK:  e = target - recon, held fixed           e_hat = the k_aux largest dead features' reconstruction, no b_dec
            value = sum ||e - e_hat||^2 / sum ||e - mean(e)||^2
+
+    multi-TopK:  the reconstruction error with 4k features kept, beside that with k
 
 Source: Gao et al. 2024 (arXiv:2406.04093), section 2.3 and appendix A.2. Shapes: N tokens, F features, d width.
 """
@@ -11,7 +13,7 @@ Source: Gao et al. 2024 (arXiv:2406.04093), section 2.3 and appendix A.2. Shapes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -62,6 +64,27 @@ class TopK(ActivationFunction):
     def frozen(self) -> Self:
         """Itself."""
         return self
+
+
+class MultiTopK(Term):
+    """FVU of a reconstruction from several times k features, so that a dictionary also serves at another k.
+
+    value = sum ||target - recon of the (factor k) largest scores||^2 / sum ||target - mean(target)||^2
+    """
+
+    needs_function: ClassVar[str | None] = "topk"
+    beside: ClassVar[str | None] = "fvu"
+    kind: Literal["multi_topk"] = "multi_topk"
+    weight: float = Field(default=1 / 8, ge=0)
+    factor: int = Field(default=4, ge=2)
+
+    def value(self, step: Step) -> Float[Tensor, ""]:
+        """The term for one step."""
+        assert step.target is not None, "terms compare a reconstruction with its target"
+        pre, k = step.pre, cast(TopK, step.dictionary.activation).k
+        more = TopK(TopK.Config(k=min(self.factor * k, pre.shape[-1])))
+        recon = step.dictionary.decode(more(pre, step.dictionary.score_norm()), step.counted(step.x))
+        return (step.target - recon).pow(2).sum() / total_variance(step.target, step.n_tokens)
 
 
 class AuxK(Term):
