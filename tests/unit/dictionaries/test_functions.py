@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 from small_autoencoder import D, F, K, N, activations, autoencoder, function
+from torch import Tensor
 
 from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from small_autoencoder import D, F, K, N, activations, autoencoder, recipe, term
+from torch import Tensor
 
 from monoscope.core.errors import ConfigError
 from monoscope.dictionaries import Autoencoder
