@@ -5,7 +5,9 @@ A new activation function is found by its kind. A new wiring adds a row to ``WIR
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from monoscope.dictionaries.objective import Term
 
 IN, OUT = Site(1, "mlp_in"), Site(1, "mlp_out")
 D_IN, D_OUT, F, K = 12, 10, 40, 4
-SIZES: dict[str, Any] = {"k": K, "calibrate_l0": float(K), "target": float(K)}
+SIZES: dict[str, Any] = {"k": K, "calibrate_l0": float(K), "target": float(K), "learn_sigma": True}
 """Settings of functions and terms that suit the toy, for those that have them."""
 
 
@@ -62,16 +64,30 @@ WIRINGS: dict[str, Case] = {
     "skip": Case(AUTOENCODER | {"skip": True}, writes=(OUT,)),
 }
 
+ALL = {"encoder", "decoder", "bias", "skip", "function"}
+PENALTY = {"encoder", "decoder", "centering", "function"}
 MOVES: dict[str, set[str]] = {
-    "squared_error": {"encoder", "decoder", "bias", "skip", "function"},
-    "fvu": {"encoder", "decoder", "bias", "skip", "function"},
-    "l1": {"encoder", "decoder", "centering", "function"},
+    "squared_error": ALL,
+    "fvu": ALL,
+    "matryoshka": ALL,
+    "multi_topk": ALL,
+    "end_to_end": ALL,
+    "l1": PENALTY,
+    "lp": PENALTY,
+    "tanh": PENALTY,
+    "tanh_quad": PENALTY,
+    "preact": PENALTY,
+    "gate_l1": {"encoder", "decoder", "centering", "gate"},
+    "gate_aux": {"encoder", "centering", "gate"},
+    "kl": {"encoder", "centering", "function"},
     "auxk": {"encoder", "decoder"},
     "l0": {"function"},
     "target_l0": {"function"},
-    "end_to_end": {"encoder", "decoder", "bias", "skip", "function"},
 }
 """Parameters that each term may move, by their role; "centering" is the bias, where it takes part in encoding."""
+
+GATES = {"activation.b_gate"}
+"""Parameters of activation functions that decide what fires, and that no reconstruction moves."""
 
 FUNCTIONS = sorted(ActivationFunction.Config.kinds())
 
@@ -98,6 +114,15 @@ def sized(kinds: dict[str, type], kind: str) -> dict[str, Any]:
     return {"kind": kind} | {name: value for name, value in SIZES.items() if name in kinds[kind].model_fields}
 
 
+def companions(kind: str) -> dict[str, dict[str, Any]]:
+    """Terms beside which a kind of term has its meaning: the reconstruction's last."""
+    beside: str | None = Term.kinds()[kind].beside  # type: ignore[attr-defined]
+    if beside is None:
+        return {}
+    rest = companions(beside)
+    return {beside if rest else "reconstruction": {"kind": beside}} | rest
+
+
 def recipe(function: str, wiring: str, **terms: dict[str, Any]) -> Recipe:
     """The smallest valid recipe of a case."""
     case, config = WIRINGS[wiring], ActivationFunction.Config.kinds()[function]
@@ -106,8 +131,7 @@ def recipe(function: str, wiring: str, **terms: dict[str, Any]) -> Recipe:
     if needed:
         kind = max(needed)
         losses["sparsity"] = sized(Term.kinds(), kind)
-        if beside := Term.kinds()[kind].beside:  # type: ignore[attr-defined]
-            losses["reconstruction"] = {"kind": beside}
+        losses |= companions(kind)
     if Wiring.from_dict(case.wiring).accepts_terms is not None:
         losses = {}
     return Recipe.from_dict(
@@ -121,6 +145,11 @@ def recipe(function: str, wiring: str, **terms: dict[str, Any]) -> Recipe:
 
 def build(function: str, wiring: str = "sae", *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Dictionary:
     """A dictionary in training, with no parameter at a special value."""
+    return copy.deepcopy(_built(function, wiring, seed)).to(dtype)
+
+
+@cache
+def _built(function: str, wiring: str, seed: int) -> Dictionary:
     case, chosen = WIRINGS[wiring], recipe(function, wiring)
     generator = torch.Generator().manual_seed(seed)
     dictionary = chosen.build(case.reads, case.writes, case.widths).train()
@@ -132,7 +161,7 @@ def build(function: str, wiring: str = "sae", *, seed: int = 0, dtype: torch.dty
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         dictionary.project_()
     dictionary(x, target)
-    return dictionary.to(dtype)
+    return dictionary
 
 
 def inputs(wiring: str, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -157,7 +186,7 @@ def data(wiring: str, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
 def role(wiring: str, parameter: str) -> str:
     """What a parameter is for."""
     if parameter.startswith("activation."):
-        return "function"
+        return "gate" if parameter in GATES else "function"
     return WIRINGS[wiring].roles[parameter.split(".")[0]]
 
 

@@ -46,6 +46,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         kinds = {_kind(term) for term in self.terms.values()}
+        stand_for = kinds | {term.stands_for for term in self.terms.values()}
         self._check_wiring(kinds)
         for name, term in self.terms.items():
             if term.needs_function not in (None, _kind(self.function)):
@@ -55,9 +56,7 @@ class Recipe(Config):
             if (reason := term.refuses.get(_kind(self.function))) is not None:
                 raise ValueError(f"terms.{name} does not fit a function of kind {_kind(self.function)!r}: {reason}")
             term.check_size(self.wiring.n_features)
-            if term.beside is not None and term.beside not in kinds | {
-                other.stands_for for other in self.terms.values()
-            }:
+            if term.beside is not None and term.beside not in stand_for:
                 raise ValueError(
                     f"terms.{name} is weighted for a reconstruction term of kind {term.beside!r}; "
                     f"found {', '.join(sorted(kinds))}"
@@ -99,7 +98,8 @@ class Recipe(Config):
         dictionary = self.wiring.build(self.function, reads, writes, widths)
         if dictionary.activation.owns_bias:
             for name, parameter in dictionary.named_parameters():
-                parameter.requires_grad_(name.split(".")[0] != "b_enc")
+                if name.split(".")[0] == "b_enc":
+                    parameter.requires_grad_(False)
         return dictionary
 
 

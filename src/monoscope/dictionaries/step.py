@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from monoscope.dictionaries.base import Dictionary
 
 
+@runtime_checkable
 class Downstream(Protocol):
     """The rest of the language model behind a dictionary's write sites, on the tokens of one batch."""
 

@@ -83,7 +83,7 @@ class TestGated:
     def test_the_auxiliary_term_is_the_error_of_what_the_gates_alone_reconstruct(self) -> None:
         dictionary = autoencoder(*GATED).double()
         x = torch.randn(6, D, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-        gate = dictionary.preacts(x) + dictionary.activation.b_gate
+        gate = dictionary.preacts(x) + dictionary.get_parameter("activation.b_gate")
         recon = gate.relu() @ dictionary.W_dec.detach() + dictionary.b_dec.detach()
         expected = (x - recon).pow(2).sum() / 6
         names = ("W_enc", "b_dec", "activation.b_gate")
@@ -97,7 +97,7 @@ class TestGated:
     def test_the_penalty_is_on_open_gates_times_decoder_norms(self) -> None:
         dictionary = autoencoder(*GATED, unit_norm=False)
         step = step_of(dictionary)
-        gate = (step.pre + dictionary.activation.b_gate).relu()
+        gate = (step.pre + dictionary.get_parameter("activation.b_gate")).relu()
         torch.testing.assert_close(GateL1().value(step), (gate * dictionary.W_dec.norm(dim=1)).sum() / N)
 
     @pytest.mark.parametrize(
@@ -279,4 +279,5 @@ def test_an_l1_penalty_shrinks_by_half_its_weight() -> None:
     loss = SquaredError().value(step) + weight * L1().value(step)
     loss.backward()
     assert step.acts.dense().item() == pytest.approx(a - weight / 2)
+    assert dictionary.b_enc.grad is not None
     assert dictionary.b_enc.grad.item() == pytest.approx(0.0, abs=1e-6), "the loss is least where a is shrunk"

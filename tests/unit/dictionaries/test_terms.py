@@ -71,7 +71,10 @@ class TestPenalties:
         )
         dictionary.zero_grad()
         term(kind).value(dictionary(activations())).backward()
-        assert all(dictionary.get_parameter(name).grad.any() for name in ("W_enc", "b_enc", "W_dec"))
+        for name in ("W_enc", "b_enc", "W_dec"):
+            grad = dictionary.get_parameter(name).grad
+            assert grad is not None
+            assert grad.any(), name
         assert dictionary.b_dec.grad is None
 
     def test_rescaling_a_feature_changes_no_penalty(self) -> None:

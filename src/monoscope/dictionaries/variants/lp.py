@@ -20,7 +20,7 @@ from monoscope.dictionaries.step import Step
 
 
 class Lp(Term):
-    """``mean_tokens sum_{f active} (|acts_f| ||W_dec[f]||)^p``. The weight suits a squared error at mean norm sqrt(d)."""
+    """``mean_tokens sum_{f active} (|acts_f| ||W_dec[f]||)^p``, for a squared error at mean norm sqrt(d)."""
 
     beside: ClassVar[str | None] = "squared_error"
     kind: Literal["lp"] = "lp"

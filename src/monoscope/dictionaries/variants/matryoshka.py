@@ -3,8 +3,9 @@
     prefixes m_1 < ... < m_J = F        recon_j = acts[:m_j] @ W_dec[:m_j] + b_dec
     value = sum_j w_j sum_tokens ||target - recon_j||^2, per variance of the target or per token
 
-Early features have to be general, so that general ones are not split among, or absorbed by, special ones. Features are
-selected once, over all F. It takes the place of the reconstruction term, and AuxK acts on what the last level leaves out.
+Early features have to be general, so that general ones are not split among, or absorbed by, special ones. Features
+are selected once, over all F. It takes the place of the reconstruction term, and AuxK acts on what the last level
+leaves out.
 
 Every level adds its own features to the level before, so all levels cost one decode, and their gradient one transposed
 decode, whose input for level j sums over the levels from j on.
