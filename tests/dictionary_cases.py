@@ -22,7 +22,7 @@ from monoscope.dictionaries.objective import Term
 
 IN, OUT = Site(1, "mlp_in"), Site(1, "mlp_out")
 D_IN, D_OUT, F, K = 12, 10, 40, 4
-SIZES: dict[str, Any] = {"k": K, "calibrate_l0": float(K), "target": float(K), "learn_sigma": True}
+SIZES: dict[str, Any] = {"k": K, "calibrate_l0": float(K), "target": float(K), "learn_sigma": True, "sigma": 0.5}
 """Settings of functions and terms that suit the toy, for those that have them."""
 
 
