@@ -2,6 +2,7 @@
 
     python -m monoscope.demo.pretrain --out runs/stdlib-llama            # hours on two CPU cores, minutes on a GPU
     python -m monoscope.demo.pretrain --out runs/stdlib-llama --resume   # continues from the last checkpoint
+    python -m monoscope.demo.pretrain --out runs/pretrain --tokens 4000000   # seven snapshots
 
 The run is seeded and resumable, and writes ``log.jsonl``, ``checkpoint.pt``, bf16 ``snapshots/`` at doubling token
 counts, and at the end ``model/`` in the Hugging Face layout.
@@ -189,7 +190,6 @@ def snapshot(model: LlamaForCausalLM, tokenizer: Tokenizer, directory: Path, con
 
 def run(config: Pretraining, out: Path, *, resume: bool, checkpoint_every: float = 300.0) -> None:
     """Train, from the start or from ``out/checkpoint.pt``; ``checkpoint_every`` is in seconds."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     out.mkdir(parents=True, exist_ok=True)
     tokenizer_file = out / "tokenizer.json"
     if not tokenizer_file.exists():
@@ -202,7 +202,31 @@ def run(config: Pretraining, out: Path, *, resume: bool, checkpoint_every: float
         f"{len(train.stream):,} training tokens, {len(held_out.stream):,} held out, {config.steps:,} steps", flush=True
     )
 
-    model = build_model(config, bos)
+    descend(
+        build_model(config, bos),
+        tokenizer,
+        train,
+        held_out,
+        config,
+        out,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+    )
+
+
+def descend(
+    model: LlamaForCausalLM,
+    tokenizer: Tokenizer,
+    train: Windows,
+    held_out: Windows,
+    config: Pretraining,
+    out: Path,
+    *,
+    resume: bool,
+    checkpoint_every: float = 300.0,
+) -> None:
+    """Train a model on windows, with log, checkpoints and snapshots; at the end ``out/model``."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     optimizers = build_optimizers(model, config)
     first = 0
