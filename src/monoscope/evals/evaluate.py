@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monoscope.core.batch import ActivationBatch
@@ -16,6 +16,7 @@ from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
 from monoscope.evals.metrics import Fidelity, FidelityResult, Firing, FiringResult, Moments, NextToken
 from monoscope.harvest import ActivationSource, SkipPolicy, TokenWindows, live
+from monoscope.harvest.live import special_tokens
 from monoscope.interventions import patch
 from monoscope.models import LanguageModel
 
@@ -71,6 +72,8 @@ class Evaluation:
     model: name; same_model: whether the dictionary was trained on these very weights, None if it does not say
     dictionary: fingerprint; reads, writes: its sites
     n_windows: windows read; excluded: tokens that did not count, by reason
+    special, other: fidelity on the special tokens and on the rest, each about its own mean; None where special tokens
+        do not count, as they do in conversations
     """
 
     model: str
@@ -83,6 +86,8 @@ class Evaluation:
     fidelity: FidelityResult
     firing: FiringResult
     losses: LossResult
+    special: FidelityResult | None = None
+    other: FidelityResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The whole as JSON values."""
@@ -104,6 +109,8 @@ class Evaluation:
             ("ce recovered", (losses.ce_recovered_zero, losses.ce_recovered_mean), "of what each ablation costs"),
             ("kl recovered", (losses.kl_recovered_zero, losses.kl_recovered_mean), "the same of KL(clean, .)"),
         ]
+        if self.special is not None and self.other is not None:
+            rows.insert(1, ("fvu by kind", (self.special.fvu, self.other.fvu), "of special tokens, and of all others"))
         head = f"{sites} of {self.model}, {fidelity.n_tokens:,} tokens in {self.n_windows:,} windows"
         return "\n".join([head, *(f"  {name:<14}{_shown(value):<16}{meaning}" for name, value, meaning in rows)])
 
@@ -131,10 +138,12 @@ def evaluate(
     source = live(lm, windows, sites, windows_per_batch=batch, skip=skip)
     first = 0
     with torch.no_grad():
-        measured = _Measurement(lm, dictionary, _mean(source, dictionary.writes[0]))
+        special = None if source.info["skip"]["special"] else special_tokens(lm)
+        measured = _Measurement(lm, dictionary, _mean(source, dictionary.writes[0]), special)
         with progress("evaluate", source.n_tokens) as bar:
             for activations in source:
-                measured.update(activations, windows.mask[first : first + batch])
+                length = next(iter(activations.activations.values())).shape[1]
+                measured.update(activations, windows.mask[first : first + batch, :length])
                 bar.advance(activations.n_tokens)
                 first += batch
     if measured.losses.n == 0:
@@ -151,7 +160,14 @@ def evaluate(
         fidelity=measured.fidelity.result(),
         firing=measured.firing.result(),
         losses=LossResult.of(measured.losses),
+        special=_result(measured.by_kind.get(True)),
+        other=_result(measured.by_kind.get(False)),
     )
+
+
+def _result(fidelity: Fidelity | None) -> FidelityResult | None:
+    """The metrics; None where there were no two tokens that differ."""
+    return None if fidelity is None or fidelity.targets.spread <= 0 else fidelity.result()
 
 
 def _check_widths(lm: LanguageModel, dictionary: Dictionary) -> None:
@@ -176,8 +192,15 @@ def _mean(source: ActivationSource, site: Site) -> Float[Tensor, " d"]:
 class _Measurement:
     """The accumulators of one evaluation, fed by batches of windows."""
 
-    def __init__(self, lm: LanguageModel, dictionary: Dictionary, mean: Float[Tensor, " d"]) -> None:
-        self.lm, self.dictionary, self.mean = lm, dictionary, mean
+    def __init__(
+        self,
+        lm: LanguageModel,
+        dictionary: Dictionary,
+        mean: Float[Tensor, " d"],
+        special: Int[Tensor, " n"] | None,
+    ) -> None:
+        self.lm, self.dictionary, self.mean, self.special = lm, dictionary, mean, special
+        self.by_kind = {} if special is None else {kind: Fidelity(len(mean)) for kind in (True, False)}
         self.fidelity, self.firing = Fidelity(len(mean), mean), Firing(dictionary.decoder_norm())
         self.losses = NextToken()
 
@@ -190,6 +213,10 @@ class _Measurement:
         step = self.dictionary(x[counts], target[counts])
         self.fidelity.update(step.target, step.recon)
         self.firing.update(step.acts)
+        if self.special is not None:
+            is_special = torch.isin(tokens, self.special.to(tokens.device))[counts]
+            for kind, fidelity in self.by_kind.items():
+                fidelity.update(step.target[is_special == kind], step.recon[is_special == kind])
 
         mask = None if bool(not_padding.all()) else not_padding.to(x.device)
         predicts = counts[:, :-1] & not_padding[:, 1:].to(x.device)

@@ -78,9 +78,9 @@ class Blocks:
         self.size = max(1, min(self.n, BLOCK_ENTRIES // self.n_features))
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Rows, their pre-activations, and their scores."""
+        """Rows, their pre-activations, and their scores; one empty block where there are no rows."""
         buffer = torch.empty(self.size, self.n_features, dtype=self.z.dtype)
-        for start in range(0, self.n, self.size):
+        for start in range(0, max(self.n, 1), self.size):
             rows = slice(start, min(start + self.size, self.n))
             pre = buffer[: rows.stop - start]
             torch.addmm(self.b_enc, self.z[rows], self.rows.T, out=pre)

@@ -147,6 +147,33 @@ def test_tokens_that_do_not_count_enter_nothing(lm, windows):
     assert more.fidelity.n_tokens < result.fidelity.n_tokens
 
 
+def test_special_tokens_are_measured_apart_where_they_count(lm, windows):
+    dictionary = autoencoder()
+    assert evaluate(lm, dictionary, windows).special is None
+    both = evaluate(lm, dictionary, windows, skip=SkipPolicy(special=False))
+    assert both.special is not None
+    assert both.other is not None
+    assert both.special.n_tokens + both.other.n_tokens == both.fidelity.n_tokens
+    site = dictionary.reads[0]
+    is_special = torch.isin(windows.tokens, torch.tensor([0, 1, 2])) & windows.mask
+    is_special[:, 0] = False
+    x = lm.read(windows.tokens, [site], windows.mask)[site][is_special]
+    error = (x - dictionary(x).recon).square().sum()
+    assert both.special.fvu == pytest.approx((error / (x - x.mean(0)).square().sum()).item(), rel=1e-4)
+    assert "fvu by kind" in str(both)
+
+
+def test_conversations_are_measured_without_their_padding(lm):
+    made = TokenWindows.from_sequences([text * n for n, text in enumerate(TEXT, 1)], lm.tokenizer, context=40)
+    short_first = made[torch.argsort(made.mask.sum(1))]
+    wide = TokenWindows(made.tokens, made.mask, made.documents, {})
+    dictionary = autoencoder()
+    skip = SkipPolicy(special=True)
+    close(
+        evaluate(lm, dictionary, short_first, batch=2, skip=skip), evaluate(lm, dictionary, wide, batch=100, skip=skip)
+    )
+
+
 def test_a_window_in_which_no_token_counts(lm, windows):
     dictionary = autoencoder()
     empty = TokenWindows.from_tokens(torch.cat([windows.tokens, torch.ones(1, 24, dtype=torch.int32)]).long())

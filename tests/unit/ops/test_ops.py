@@ -122,6 +122,13 @@ def test_encode_keeps_batch_axes() -> None:
     torch.testing.assert_close(acts.dense().view(N, F), flat.dense())
 
 
+@pytest.mark.parametrize("name", ["per_token", "magnitude", "groups", "threshold"])
+def test_no_rows_encode_to_no_rows(name: str) -> None:
+    p = _problem()
+    acts = ops.encode(p["x"][:0], p["W_enc"], p["b_enc"], SELECTIONS[name])
+    assert acts.dense().shape == (0, F)
+
+
 def test_decode_of_both_layouts_agrees() -> None:
     p = _problem()
     acts = ops.encode(p["x"], p["W_enc"], p["b_enc"], ops.TopKPerToken(5))
