@@ -62,6 +62,7 @@ WIRINGS: dict[str, Case] = {
     "scaled": Case(AUTOENCODER | {"scale_by_decoder_norm": True, "unit_norm": False}, is_centered=True),
     "transcoder": Case(AUTOENCODER, writes=(OUT,)),
     "skip": Case(AUTOENCODER | {"skip": True}, writes=(OUT,)),
+    "matching_pursuit": Case({"kind": "matching_pursuit", "n_features": F}),
 }
 
 ALL = {"encoder", "decoder", "bias", "skip", "function"}
@@ -93,9 +94,12 @@ FUNCTIONS = sorted(ActivationFunction.Config.kinds())
 
 
 def accepts(case: Case, function: str) -> bool:
-    """Whether a wiring takes an activation function."""
+    """Whether a wiring takes an activation function, and the function the wiring."""
     accepted = Wiring.from_dict(case.wiring).accepts_functions
     config = ActivationFunction.Config.kinds()[function]
+    served: frozenset[str] | None = config.accepts_wirings  # type: ignore[attr-defined]
+    if served is not None and case.wiring["kind"] not in served:
+        return False
     return function in accepted if accepted is not None else not getattr(config, "across_layers", False)
 
 

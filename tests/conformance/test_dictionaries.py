@@ -70,6 +70,8 @@ def test_a_mask_leaves_the_tokens_that_count(function: str, wiring: str) -> None
 
 @every
 def test_encode_agrees_with_the_function_applied_to_preacts(function: str, wiring: str) -> None:
+    if function == "pursuit":
+        pytest.skip("a pursuit chooses by what earlier choices left, which pre-activations do not say")
     for mode in (True, False):
         dictionary = build(function, wiring).train(mode)
         x, _ = data(wiring, dictionary)

@@ -3,8 +3,22 @@
 from monoscope.dictionaries.autoencoder import Autoencoder
 from monoscope.dictionaries.base import Dictionary, Wiring
 from monoscope.dictionaries.function import ActivationFunction
+from monoscope.dictionaries.itda import ITDA, chance_jaccard, jaccard
+from monoscope.dictionaries.pursuit import MatchingPursuit
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.saved import load
 from monoscope.dictionaries.step import Step
 
-__all__ = ["ActivationFunction", "Autoencoder", "Dictionary", "Recipe", "Step", "Wiring", "load"]
+__all__ = [
+    "ITDA",
+    "ActivationFunction",
+    "Autoencoder",
+    "Dictionary",
+    "MatchingPursuit",
+    "Recipe",
+    "Step",
+    "Wiring",
+    "chance_jaccard",
+    "jaccard",
+    "load",
+]

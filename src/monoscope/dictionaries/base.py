@@ -223,6 +223,9 @@ class Wiring(Config, family="wiring"):
     accepts_functions: ClassVar[frozenset[str] | None] = None
     """Kinds of the only activation functions this wiring takes; None where any will do."""
 
+    grows: ClassVar[bool] = False
+    """Whether features are taken from data, one by one, in place of training by gradient."""
+
     n_features: int
 
     @classmethod

@@ -34,6 +34,9 @@ class ActivationFunction(nn.Module, ABC):
         needs_terms: ClassVar[frozenset[str]] = frozenset()
         """Kinds of terms of which a recipe must hold one, since nothing else makes the function sparse."""
 
+        accepts_wirings: ClassVar[frozenset[str] | None] = None
+        """Kinds of the only wirings that can serve the function; None where any can."""
+
         across_layers: ClassVar[bool] = False
         """Whether the function chooses among the features of all layers at once."""
 

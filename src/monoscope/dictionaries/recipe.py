@@ -80,6 +80,11 @@ class Recipe(Config):
                 f"function {function!r} chooses among the features of several layers, and wiring {_kind(wiring)!r} has "
                 f"one layer; use {function.replace('layer_', '')!r}"
             )
+        if self.function.accepts_wirings is not None and _kind(wiring) not in self.function.accepts_wirings:
+            raise ValueError(
+                f"function {function!r} belongs to a wiring of kind {_or(self.function.accepts_wirings)}, "
+                f"found {_kind(wiring)!r}"
+            )
         if wiring.accepts_terms is not None:
             if unknown := kinds - wiring.accepts_terms:
                 allowed = _or(wiring.accepts_terms) if wiring.accepts_terms else "none"

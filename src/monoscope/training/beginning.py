@@ -19,6 +19,7 @@ from monoscope.harvest.source import ActivationSource
 from monoscope.models import LanguageModel
 from monoscope.training.descent import Descent
 from monoscope.training.downstream import origin_of
+from monoscope.training.growth import Growth
 from monoscope.training.run import Run, scaled_by
 from monoscope.training.settings import Training
 
@@ -65,6 +66,8 @@ class Beginning:
         scales = estimate_scales({site: self.activations[site] for site in {*reads, *writes}}, recipe.normalize)
         sample = self._sample(dictionary, scales, lm if recipe.needs_model else None)
         dictionary.initialize_(recipe.initialize, sample, torch.Generator().manual_seed(training.seed))
+        if recipe.wiring.grows:
+            return Growth(name, recipe, training, dictionary, scales)
         return Descent(name, recipe, training, dictionary, scales, lm)
 
     def _sample(self, dictionary: Dictionary, scales: dict[Site, Scale], lm: LanguageModel | None) -> Sample:

@@ -21,8 +21,17 @@ class Health:
     @torch.no_grad()
     def update(self, acts: Acts, n_tokens: int) -> None:
         """Count a batch. Firing anywhere in it is firing now."""
+        self.count(acts.fired(), n_tokens)
+
+    @torch.no_grad()
+    def count(self, fired: Bool[Tensor, " F"], n_tokens: int) -> None:
+        """Count a number of tokens, on one of which at least the features ``fired`` did."""
         self.age += n_tokens
-        self.age[acts.fired().to(self.age.device)] = 0
+        self.age[fired.to(self.age.device)] = 0
+
+    def grow(self, n_features: int) -> None:
+        """Follow a dictionary that has gained features."""
+        self.age = torch.cat([self.age, self.age.new_zeros(n_features)])[:n_features]
 
     @property
     def is_dead(self) -> Bool[Tensor, " F"]:

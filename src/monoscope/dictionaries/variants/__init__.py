@@ -8,6 +8,7 @@ from monoscope.dictionaries.variants.jumprelu import L0, JumpReLU, TargetL0
 from monoscope.dictionaries.variants.layer_topk import BatchLayerTopK, LayerTopK
 from monoscope.dictionaries.variants.lp import Lp
 from monoscope.dictionaries.variants.matryoshka import Matryoshka
+from monoscope.dictionaries.variants.pursuit import Pursuit
 from monoscope.dictionaries.variants.relu import L1, ReLU
 from monoscope.dictionaries.variants.tanh import PreAct, Tanh, TanhQuad
 from monoscope.dictionaries.variants.topk import AuxK, MultiTopK, TopK
@@ -31,6 +32,7 @@ __all__ = [
     "Matryoshka",
     "MultiTopK",
     "PreAct",
+    "Pursuit",
     "ReLU",
     "Tanh",
     "TanhQuad",
