@@ -14,9 +14,10 @@ from monoscope.dictionaries import Dictionary, Recipe
 from monoscope.features import Analysis
 from monoscope.harvest.source import ActivationSource
 from monoscope.harvest.store import ActivationStore, DtypeName
-from monoscope.harvest.text import StandardLibrary
+from monoscope.harvest.text import StandardLibrary, TextSource
 from monoscope.models.language_model import LanguageModel
 from monoscope.training import RunConfig, Training
+from monoscope.training.suite import Suite
 
 
 class HarvestConfig(Reading):
@@ -45,6 +46,9 @@ class TrainConfig(Reading):
         default_factory=dict,
         description="one dictionary for each name; its table replaces keys of recipe and training, and the sites",
     )
+    suite: Suite | None = Field(
+        default=None, description="dictionaries at many places and in several widths, in place of reads and writes"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -54,7 +58,20 @@ class TrainConfig(Reading):
         return self
 
     @model_validator(mode="after")
+    def _suite_stands_alone(self) -> Self:
+        if self.suite is None:
+            return self
+        for key in ("reads", "writes", "sweep", "activations", "models"):
+            if getattr(self, key):
+                raise ValueError(f"suite says what is trained, on one model as it reads; {key} would have no effect")
+        if self.suite.held_out is None and not isinstance(self.text, StandardLibrary):
+            raise ValueError(f"suite.held_out: name text to measure on, other than {self.text.to_dict()}")
+        return self
+
+    @model_validator(mode="after")
     def _runs_exist(self) -> Self:
+        if self.suite is not None:
+            return self
         for name, run in self.runs().items():
             where = f"sweep.{name}: " if name else ""
             if self.activations is None and not run.reads:
@@ -70,6 +87,11 @@ class TrainConfig(Reading):
                     f"of {', '.join(self.models)}"
                 )
         return self
+
+    def held_out(self) -> TextSource:
+        """Text to measure a suite on."""
+        assert self.suite is not None, "only suites are measured once they are trained"
+        return self.suite.held_out or StandardLibrary(split="held_out")
 
     def open(self) -> tuple[ActivationSource, LanguageModel | None]:
         """The activations to train on, windows of text in random order; and the model, where there is one alone."""

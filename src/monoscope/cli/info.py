@@ -22,7 +22,7 @@ def info(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Describe a model, stored activations, a run, a dictionary or a feature bundle."""
+    """Describe a model, stored activations, a run, a suite, a dictionary or a feature bundle."""
     with session(as_json=as_json):
         result = describe(path)
         if verify:
@@ -39,13 +39,15 @@ def describe(path: Path) -> dict[str, Any]:
         return _manifest(path)
     if (path / "weights.safetensors").is_file() and (path / "config.toml").is_file():
         return _dictionary(path)
+    if (path / "suite.toml").is_file():
+        return _suite(path)
     if (path / "training.toml").is_file():
         return _run(path)
     if (path / "config.json").is_file():
         return _model(path)
     found = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) if path.is_dir() else "a file"
     raise DataError(
-        f"{path} is no model, activations, run, dictionary or bundle; found {found or 'an empty directory'}"
+        f"{path} is no model, activations, run, suite, dictionary or bundle; found {found or 'an empty directory'}"
     )
 
 
@@ -93,6 +95,23 @@ def _run(path: Path) -> dict[str, Any]:
     logs = {name: row for name in table.get("runs", {}) if (row := _log(path / name))}
     state = "can be resumed" if (path / "checkpoint.pt").is_file() else "finished"
     return {"kind": "run", "state": state, **table, "logs": logs}
+
+
+def _suite(path: Path) -> dict[str, Any]:
+    table = read_toml(path / "suite.toml")
+    finished = [name for name in table["runs"] if (path / name / "config.toml").is_file()]
+    under_way = (
+        read_toml(path / "pass" / "training.toml")["runs"] if (path / "pass" / "training.toml").is_file() else {}
+    )
+    state = "finished" if len(finished) == len(table["runs"]) else "can be resumed"
+    return {
+        "kind": "suite",
+        "state": state,
+        "finished": finished,
+        "under_way": list(under_way),
+        "waiting": [name for name in table["runs"] if name not in {*finished, *under_way}],
+        "source": table["source"],
+    }
 
 
 def _model(path: Path) -> dict[str, Any]:

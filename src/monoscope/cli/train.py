@@ -16,13 +16,18 @@ def train(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train a dictionary, or a sweep of them in one pass, on stored activations or on a model as it reads."""
+    """Train a dictionary, a sweep, or a suite of them, on stored activations or on a model as it reads."""
     with session(as_json=as_json):
         from monoscope import training
         from monoscope.cli.configs import TrainConfig
         from monoscope.core.io import refuse_existing
 
         settings = TrainConfig.load(config, overrides or ())
+        if settings.suite is not None:
+            from monoscope.cli.suite import train_and_measure
+
+            train_and_measure(settings, out, resume=resume, force=force, as_json=as_json)
+            return
         runs = settings.runs()
         if not resume:
             refuse_existing(out, force=force)

@@ -126,17 +126,23 @@ def replace_directory(complete: Path, path: Path) -> None:
 
 
 def refuse_existing(path: Path, *, force: bool = False) -> None:
-    """Raises OutputError if something already stands at ``path``, unless ``force``. An empty directory is nothing.
+    """Raises OutputError if something already stands at ``path``, unless ``force``.
 
+    An empty directory is nothing, nor is what a killed process had begun to write there.
     The current directory, and those above it, are refused even with ``force``.
     """
     if Path.cwd().is_relative_to(path.resolve()):
         raise OutputError(f"{path} is where this command runs; name a directory of its own")
     if force or not path.exists():
         return
-    if path.is_dir() and all(entry.name == LOCK for entry in path.iterdir()):
+    if path.is_dir() and all(entry.name == LOCK or is_partial(entry) for entry in path.iterdir()):
         return
     raise OutputError(f"{path} exists; choose another place, or replace it with --force")
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a path is one under which this library writes what is not complete yet."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def remove(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,9 @@ from monoscope.core.config import Config
 class Optimizer(Config, family="optimizer"):
     """Which optimizer, and its settings."""
 
+    states: ClassVar[int] = 0
+    """Numbers kept for each parameter."""
+
     lr: float = Field(gt=0)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -25,6 +28,7 @@ class Optimizer(Config, family="optimizer"):
 class Adam(Optimizer):
     """Adam (Kingma, Ba 2015), without weight decay. The rate is the best of ``benchmarks/bench_quality.py``."""
 
+    states: ClassVar[int] = 2
     kind: Literal["adam"] = "adam"
     lr: float = Field(default=6e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -41,6 +45,7 @@ class Sign(Optimizer):
     m <- momentum m + (1 - momentum) g        w <- w - lr sign(m)
     """
 
+    states: ClassVar[int] = 1
     kind: Literal["sign"] = "sign"
     lr: float = Field(default=1e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)

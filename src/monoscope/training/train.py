@@ -106,13 +106,13 @@ def train(
     ]
     config = TrainedWith(
         runs=dict(zip(labels, runs, strict=True)),
-        source=_without_none({key: value for key, value in activations.info.items() if key != "excluded"}),
+        source=source_info(activations),
     )
     directory = None if out is None else Path(out)
     with ExitStack() as stack:
         if directory is not None:
-            _open_output(directory, stack, resume=resume, force=force)
-            if resume and all(_is_complete(directory / label) for label in labels):
+            open_output(directory, stack, resume=resume, force=force)
+            if resume and all(is_complete(directory / label) for label in labels):
                 done = [load(directory / label) for label in labels]
                 return done if several else done[0]
         prepared, stream, start = _prepare(config, activations, lm, directory, resume=resume)
@@ -184,7 +184,13 @@ def _check_one_pass(each: Sequence[Training], n_recipes: int) -> None:
             raise ConfigError(f"dictionaries trained in one pass share {key}; found {found}")
 
 
-def _open_output(directory: Path, stack: ExitStack, *, resume: bool, force: bool) -> None:
+def source_info(source: ActivationSource) -> dict[str, Any]:
+    """What a source says of itself, but for its position: a resumed run must read the same."""
+    return _without_none({key: value for key, value in source.info.items() if key != "excluded"})
+
+
+def open_output(directory: Path, stack: ExitStack, *, resume: bool, force: bool) -> None:
+    """Make a directory this process's alone, until the stack is closed; without ``resume`` it is empty then."""
     if not resume:
         refuse_existing(directory, force=force)
     stack.enter_context(owned(directory))
@@ -194,7 +200,8 @@ def _open_output(directory: Path, stack: ExitStack, *, resume: bool, force: bool
                 remove(entry)
 
 
-def _is_complete(directory: Path) -> bool:
+def is_complete(directory: Path) -> bool:
+    """Whether a finished dictionary stands in a directory."""
     return all((directory / name).is_file() for name in FILES)
 
 

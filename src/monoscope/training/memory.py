@@ -1,0 +1,112 @@
+"""Memory that training in one pass will take, predicted from its configuration, and the passes that fit into a bound.
+
+    pass = model + shuffle buffer or first activations of its sites + sum over dictionaries (4 P + kept) + widest step
+
+4 P: weights, optimizer state, and gradients or, at the end, the finished copy; kept: what a step leaves behind until
+the next. The widest step is the largest of what the dictionaries need while they take theirs, one after another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from monoscope.core.errors import ConfigError
+from monoscope.core.site import Site
+from monoscope.training.beginning import SCALE_TOKENS
+from monoscope.training.train import RunConfig
+
+FLOAT = 4  # bytes
+PROGRAM = 600e6  # bytes of the libraries and of what they set aside
+CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
+COPIES = 3  # [batch, feature] arrays of a step: pre-activations and what terms and gradients make of them
+DENSE_COPIES = 6  # the same where every feature keeps its place
+START_COPIES = 3  # first activations: as read, joined, scaled
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Dictionaries trained side by side, the sites they need, and the bytes that takes."""
+
+    names: tuple[str, ...]
+    sites: tuple[Site, ...]
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one dictionary takes: always, and on top while it takes a step."""
+
+    sites: tuple[Site, ...]
+    resident: float
+    step: float
+
+
+def need_of(run: RunConfig, widths: Mapping[Site, int]) -> Need:
+    """Bytes of one dictionary in training. Raises ConfigError where its choices do not fit together."""
+    with torch.device("meta"):
+        dictionary = run.recipe.build(run.reads, run.writes, widths)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in dictionary.state_dict().values())
+    n, n_features = run.training.batch_tokens, dictionary.n_features
+    is_dense = dictionary.activation.selection is None
+    per_token = sum(widths[site] for site in run.reads) + 2 * sum(widths[site] for site in run.writes)
+    kept = n * (per_token + (n_features if is_dense else 0)) * FLOAT
+    step = n * n_features * FLOAT * (DENSE_COPIES if is_dense else COPIES)
+    sites = tuple(dict.fromkeys((*run.reads, *run.writes)))
+    return Need(sites, weights * (2 + run.training.optimizer.states) + kept, step)
+
+
+def pass_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site, int], model_bytes: float) -> float:
+    """Bytes of a pass over the model in which these dictionaries are trained."""
+    per_token = FLOAT * sum(widths[site] for site in {site for need in needs for site in need.sites})
+    read = per_token * max(shuffle_tokens, START_COPIES * SCALE_TOKENS)
+    return PROGRAM + model_bytes + read + sum(need.resident for need in needs) + max(need.step for need in needs)
+
+
+def plan(runs: Mapping[str, RunConfig], widths: Mapping[Site, int], *, model_bytes: float, memory: float) -> list[Pass]:
+    """The fewest passes, in the order of the runs, that stay within ``memory`` bytes each.
+
+    Raises ConfigError, naming it and what would help, for a dictionary that does not fit even alone.
+    """
+    return list(_passes(runs, widths, model_bytes, memory))
+
+
+def _passes(
+    runs: Mapping[str, RunConfig], widths: Mapping[Site, int], model_bytes: float, memory: float
+) -> Iterator[Pass]:
+    group: dict[str, Need] = {}
+    total = 0.0
+    for name, run in runs.items():
+        try:
+            need = need_of(run, widths)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        shuffled = run.training.shuffle_tokens
+        grown = pass_bytes([*group.values(), need], shuffled, widths, model_bytes)
+        if group and grown > memory:
+            yield Pass(tuple(group), _sites(group), total)
+            group, grown = {}, pass_bytes([need], shuffled, widths, model_bytes)
+        if grown > memory:
+            raise ConfigError(
+                f"{name} alone needs about {grown / 1e9:.1f} GB to train, and {memory / 1e9:.1f} GB are set aside; "
+                "choose a smaller width, lower training.shuffle_tokens or training.batch_tokens, or raise "
+                "suite.memory_gb"
+            )
+        group[name], total = need, grown
+    if group:
+        yield Pass(tuple(group), _sites(group), total)
+
+
+def _sites(needs: Mapping[str, Need]) -> tuple[Site, ...]:
+    return tuple(dict.fromkeys(site for need in needs.values() for site in need.sites))
+
+
+def machine_memory() -> float:
+    """Bytes of memory this process may use: the machine's, or less where a control group bounds it."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    bound = CONTROL_GROUP.read_text().strip() if CONTROL_GROUP.is_file() else "max"
+    return float(min(total, int(bound)) if bound.isdigit() else total)
