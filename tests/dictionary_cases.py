@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from monoscope.core.site import Site
 from monoscope.dictionaries import ActivationFunction, Dictionary, Recipe, Wiring
 from monoscope.dictionaries.base import stacked
+from monoscope.dictionaries.crosscoder import GATED_PER_SITE
 from monoscope.dictionaries.initialize import Sample
 from monoscope.dictionaries.objective import Term
 
@@ -32,6 +33,8 @@ class Case:
 
     roles: what its parameters are for, by what ``MOVES`` calls them; those of the activation function are "function"
     is_centered: whether b_dec takes part in encoding
+    spread: of its data; less where strong features add up over sites, since penalties saturate
+    functions: kinds of the only activation functions it takes with these settings; None: those its wiring takes
     """
 
     wiring: dict[str, Any]
@@ -48,6 +51,8 @@ class Case:
         }
     )
     is_centered: bool = False
+    spread: float = 2.0
+    functions: frozenset[str] | None = None
 
     @property
     def widths(self) -> dict[Site, int]:
@@ -56,6 +61,8 @@ class Case:
 
 
 AUTOENCODER = {"kind": "autoencoder", "n_features": F}
+CROSSCODER = {"kind": "crosscoder", "n_features": F}
+LAYERS = tuple(Site(layer, "resid_post") for layer in range(3))
 
 WIRINGS: dict[str, Case] = {
     "sae": Case(AUTOENCODER, is_centered=True),
@@ -63,6 +70,9 @@ WIRINGS: dict[str, Case] = {
     "transcoder": Case(AUTOENCODER, writes=(OUT,)),
     "skip": Case(AUTOENCODER | {"skip": True}, writes=(OUT,)),
     "matching_pursuit": Case({"kind": "matching_pursuit", "n_features": F}),
+    "crosscoder": Case(CROSSCODER, LAYERS, LAYERS, spread=0.5),
+    "crosscoder_l1": Case(CROSSCODER | {"norm": "l1"}, LAYERS[:2], LAYERS[2:]),
+    "crosscoder_gated": Case(CROSSCODER | {"gate": "per_site"}, LAYERS, LAYERS, functions=GATED_PER_SITE),
 }
 
 ALL = {"encoder", "decoder", "bias", "skip", "function"}
@@ -96,6 +106,8 @@ FUNCTIONS = sorted(ActivationFunction.Config.kinds())
 def accepts(case: Case, function: str) -> bool:
     """Whether a wiring takes an activation function, and the function the wiring."""
     accepted = Wiring.from_dict(case.wiring).accepts_functions
+    """Whether a wiring takes an activation function."""
+    accepted = case.functions or Wiring.from_dict(case.wiring).accepts_functions
     config = ActivationFunction.Config.kinds()[function]
     served: frozenset[str] | None = config.accepts_wirings  # type: ignore[attr-defined]
     if served is not None and case.wiring["kind"] not in served:
@@ -173,17 +185,17 @@ def inputs(wiring: str, seed: int = 0) -> tuple[Tensor, Tensor]:
     case = WIRINGS[wiring]
     generator = torch.Generator().manual_seed(seed + 1)
     values = {
-        site: torch.randn(*case.batch, width, generator=generator) * 2 + 0.3
+        site: torch.randn(*case.batch, width, generator=generator) * case.spread + 0.3
         for site, width in sorted(case.widths.items(), key=lambda item: str(item[0]))
     }
     x = stacked(values, case.reads)
     return x, x if case.reads == case.writes else stacked(values, case.writes)
 
 
-def data(wiring: str, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
+def data(wiring: str, dictionary: Dictionary, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Activations in the dtype of a dictionary."""
     dtype = next(dictionary.parameters()).dtype
-    x, target = (t.to(dtype) for t in inputs(wiring))
+    x, target = (t.to(dtype) for t in inputs(wiring, seed))
     return x, x if dictionary.reads == dictionary.writes else target
 
 

@@ -2,6 +2,7 @@
 
 from monoscope.dictionaries.autoencoder import Autoencoder
 from monoscope.dictionaries.base import Dictionary, Wiring
+from monoscope.dictionaries.crosscoder import Crosscoder
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.itda import ITDA, chance_jaccard, jaccard
 from monoscope.dictionaries.pursuit import MatchingPursuit
@@ -13,6 +14,7 @@ __all__ = [
     "ITDA",
     "ActivationFunction",
     "Autoencoder",
+    "Crosscoder",
     "Dictionary",
     "MatchingPursuit",
     "Recipe",

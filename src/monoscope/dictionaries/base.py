@@ -124,8 +124,8 @@ class Dictionary(nn.Module, ABC):
 
     def forward(
         self,
-        x: Float[Tensor, "*batch d"],
-        target: Float[Tensor, "*batch d_out"] | None = None,
+        x: Float[Tensor, "*read d"],
+        target: Float[Tensor, "*written d_out"] | None = None,
         mask: Bool[Tensor, "*tokens"] | None = None,
     ) -> Step:
         """Encode and decode; unless given, the target is ``x`` itself where the dictionary writes what it reads.

@@ -73,8 +73,8 @@ class Sample:
     mask: ``[*batch]``, True at the tokens that count; None if all do
     """
 
-    x: Float[Tensor, "*batch d"]
-    target: Float[Tensor, "*batch d_out"]
+    x: Float[Tensor, "*read d"]
+    target: Float[Tensor, "*written d_out"]
     scale_in: Float[Tensor, " reads"]
     scale_out: Float[Tensor, " writes"]
     origin: Origin = Origin()
@@ -109,7 +109,7 @@ def initialize_autoencoder_(
     if is_sae or config.directions == "model":
         scale = config.encoder_scale
         dictionary.W_enc.mul_(best_encoder_scale(dictionary, sample) if scale == "search" else scale)
-    _calibrate(dictionary, x)
+    calibrate(dictionary, x)
 
 
 def unit_directions(
@@ -154,7 +154,7 @@ def best_encoder_scale(dictionary: Dictionary, sample: Sample) -> float:
 
     def error(scale: float) -> float:
         encoder.copy_(unit * scale)
-        _calibrate(dictionary, x)
+        calibrate(dictionary, x)
         return dictionary(x, target, mask).error.pow(2).sum().item()
 
     mode = dictionary.training
@@ -168,7 +168,8 @@ def best_encoder_scale(dictionary: Dictionary, sample: Sample) -> float:
     return best
 
 
-def _calibrate(dictionary: Dictionary, x: Tensor) -> None:
+def calibrate(dictionary: Dictionary, x: Tensor) -> None:
+    """Set the function's thresholds from the scores of the first activations."""
     norm = dictionary.score_norm()
     pre = dictionary.preacts(x[:SEARCH_TOKENS])
     dictionary.activation.calibrate((pre if norm is None else pre * norm).flatten(0, -2))
@@ -183,6 +184,11 @@ def decoder_bias(target: Float[Tensor, "n d_out"], kind: str) -> Float[Tensor, "
             return target.mean(0)
         case _:
             return geometric_median(target)
+
+
+def decoder_biases(target: Float[Tensor, "n site d_out"], kind: str) -> Float[Tensor, "site d_out"]:
+    """Where the reconstruction of each site starts."""
+    return torch.stack([decoder_bias(values, kind) for values in target.unbind(1)])
 
 
 def geometric_median(points: Float[Tensor, "n d"], *, tolerance: float = 1e-5, most: int = 1000) -> Float[Tensor, " d"]:

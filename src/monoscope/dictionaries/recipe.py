@@ -12,6 +12,7 @@ from monoscope.core.config import Config
 from monoscope.core.site import Site
 from monoscope.dictionaries.autoencoder import Autoencoder
 from monoscope.dictionaries.base import Dictionary, Wiring
+from monoscope.dictionaries.crosscoder import Crosscoder  # noqa: F401  (makes the kind known)
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.initialize import Initialization
 from monoscope.dictionaries.objective import FVU, Term

@@ -47,7 +47,7 @@ def decode(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]
         return acts.values @ W_dec
     if acts.values.shape[-1] == 0:  # a dictionary that has no features yet
         return acts.values.new_zeros(*acts.values.shape[:-1], W_dec.shape[1])
-    values, indices = (t.reshape(-1, t.shape[-1]) for t in (acts.values, acts.indices))
+    values, indices = (t.reshape(-1, t.shape[-1]).contiguous() for t in (acts.values, acts.indices))
     if _fast(values, W_dec):
         out = cpu.SparseDecode.apply(values, indices, W_dec.contiguous())
     else:

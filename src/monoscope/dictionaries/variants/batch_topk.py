@@ -62,7 +62,7 @@ class BatchTopK(ActivationFunction):
     def _thresholds(self) -> Float[Tensor, " F"]:
         return self.threshold.clamp_min(0.0).expand(self.n_features)
 
-    def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, " F"] | None = None) -> Acts:
+    def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations, in the dense layout."""
         score = pre.detach() if norm is None else pre.detach() * norm
         if self.training:
@@ -73,7 +73,7 @@ class BatchTopK(ActivationFunction):
         return Acts(pre.relu() * keep, pre.shape[-1])
 
     @torch.no_grad()
-    def observe(self, acts: Acts, norm: Float[Tensor, " F"] | None = None) -> None:
+    def observe(self, acts: Acts, norm: Float[Tensor, "*site F"] | None = None) -> None:
         """Move the running threshold towards the smallest kept score of a batch."""
         score = acts.values
         if norm is not None:

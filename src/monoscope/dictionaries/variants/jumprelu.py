@@ -64,7 +64,7 @@ class JumpReLU(ActivationFunction):
         """Scores above the threshold; None in training, where entries in the kernel's window matter too."""
         return None if self.training else ops.AboveThreshold(self.threshold.detach())
 
-    def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, " F"] | None = None) -> Acts:
+    def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations."""
         score = pre.detach() if norm is None else pre.detach() * norm
         return Acts(_Jump.apply(pre, score, norm, self.threshold, self.bandwidth), pre.shape[-1])
@@ -106,8 +106,11 @@ class _Jump(torch.autograd.Function):
         score, norm, th = ctx.saved_tensors
         (g,) = grads
         window = (score - th).abs() < ctx.eps / 2
-        dth = -(th / ctx.eps) * (g * window).flatten(0, -2).sum(0)
-        return g * (score > th), None, None, dth if norm is None else dth / norm, None
+        heads = 1 if norm is None else norm.ndim
+        slope = (g * window).flatten(0, -1 - heads).sum(0)
+        if norm is not None:
+            slope = (slope / norm).reshape(-1, len(th)).sum(0)
+        return g * (score > th), None, None, -(th / ctx.eps) * slope, None
 
 
 class _Active(torch.autograd.Function):

@@ -45,7 +45,7 @@ class ReLU(ActivationFunction):
         """None: too many entries survive for a sparse path to pay."""
         return None
 
-    def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, " F"] | None = None) -> Acts:
+    def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations."""
         return Acts(pre.relu(), pre.shape[-1])
 

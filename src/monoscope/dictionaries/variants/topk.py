@@ -55,7 +55,7 @@ class TopK(ActivationFunction):
         """The k largest scores of each token."""
         return ops.TopKPerToken(self.k)
 
-    def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, " F"] | None = None) -> Acts:
+    def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations, in the sparse layout."""
         score = pre.detach() if norm is None else pre.detach() * norm
         indices = score.topk(self.k, dim=-1, sorted=False).indices
