@@ -59,7 +59,7 @@ def check(path: Path, kind: str) -> None:
         for _ in ActivationStore(path):
             pass
     elif kind == "tokens":
-        from monoscope.harvest.pack import TokenWindows
+        from monoscope.harvest.text.pack import TokenWindows
 
         TokenWindows.load(path)
     elif kind == "features":

@@ -14,10 +14,10 @@ from monoscope.core.errors import ConfigError, nearest
 from monoscope.core.site import Site
 from monoscope.demo import MODEL
 from monoscope.harvest.live import SkipPolicy, live
-from monoscope.harvest.pack import Bos, TokenWindows
 from monoscope.harvest.source import ActivationSource
 from monoscope.harvest.store import DTYPES, DtypeName
 from monoscope.harvest.text import StandardLibrary, TextSource
+from monoscope.harvest.text.pack import Bos, TokenWindows
 from monoscope.harvest.together import together
 from monoscope.models.language_model import LanguageModel
 

@@ -28,7 +28,7 @@ from monoscope.core.progress import progress
 from monoscope.demo.pretrain import BOS
 from monoscope.demo.trigram import Trigram
 from monoscope.evals.python_labels import CATEGORIES, PythonLabels, python_labels, unlabelled
-from monoscope.harvest.standard_library import Split, standard_library_texts
+from monoscope.harvest.text.standard_library import Split, standard_library_texts
 from monoscope.models import LanguageModel
 
 WINDOW = 256  # tokens predicted in each window; the first of them from the beginning-of-sequence token alone

@@ -30,7 +30,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from monoscope.harvest.standard_library import standard_library_texts
+from monoscope.harvest.text.standard_library import standard_library_texts
 
 BOS = "<|endoftext|>"  # opens every window and separates documents
 WORDS = Regex(r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from monoscope.core.errors import DataError, MismatchError
 from monoscope.evals.python_labels import PythonLabels, python_labels, unlabelled
-from monoscope.harvest.pack import TokenWindows
+from monoscope.harvest.text.pack import TokenWindows
 
 
 def window_labels(windows: TokenWindows, documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> PythonLabels:

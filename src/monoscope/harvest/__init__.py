@@ -8,15 +8,21 @@ store = harvest(live(lm, windows, ["2.resid_post"]), "activations")
 from __future__ import annotations
 
 from monoscope.harvest.array import from_array
-from monoscope.harvest.conversations import Conversations
 from monoscope.harvest.live import SkipPolicy, live
-from monoscope.harvest.pack import TokenWindows
 from monoscope.harvest.sequences import sequences
 from monoscope.harvest.shuffle import shuffle
 from monoscope.harvest.source import ActivationSource, repeat, take
 from monoscope.harvest.store import ActivationStore
 from monoscope.harvest.synthetic import SyntheticSource, synthetic
-from monoscope.harvest.text import Datasets, Files, Sampled, StandardLibrary, TextSource
+from monoscope.harvest.text import (
+    Conversations,
+    Datasets,
+    Files,
+    Sampled,
+    StandardLibrary,
+    TextSource,
+    TokenWindows,
+)
 from monoscope.harvest.together import together
 from monoscope.harvest.world import Companions, Tree, World
 from monoscope.harvest.writer import harvest

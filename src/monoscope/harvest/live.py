@@ -15,8 +15,8 @@ from monoscope.core.batch import ActivationBatch
 from monoscope.core.config import Config
 from monoscope.core.errors import DataError, MismatchError, ModelError
 from monoscope.core.site import Site
-from monoscope.harvest.pack import TokenWindows
 from monoscope.harvest.source import ActivationSource, check_same, dtype_name, first_not_finite
+from monoscope.harvest.text.pack import TokenWindows
 from monoscope.models.language_model import LanguageModel
 
 REASONS: tuple[str, ...] = ("padding", "special", "position", "norm")

@@ -9,8 +9,8 @@ import pytest
 from pyarrow import parquet
 
 from monoscope.core.errors import DataError
-from monoscope.harvest import files
-from monoscope.harvest.files import find_files, read_documents
+from monoscope.harvest.text import files
+from monoscope.harvest.text.files import find_files, read_documents
 
 TEXTS = ["first", "zweiter Ä", "third\nwith a line"]
 

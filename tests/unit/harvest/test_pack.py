@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tiny_text_model import tiny_tokenizer
 
 from monoscope.core.errors import ConfigError, DataError, MismatchError, OutputError
-from monoscope.harvest import TokenWindows, encode
+from monoscope.harvest import TokenWindows
+from monoscope.harvest.text import encode
 
 PAD, BOS, EOS = 0, 1, 2
 DOCUMENTS = ["the cat", "sat on the mat. " * 6, "", "a dog"]

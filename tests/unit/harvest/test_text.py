@@ -10,7 +10,8 @@ from tiny_text_model import tiny_lm, tiny_tokenizer
 
 from monoscope.core.config import Config
 from monoscope.core.errors import ConfigError, DataError, ModelError
-from monoscope.harvest import Datasets, Files, Sampled, StandardLibrary, TextSource, standard_library, text
+from monoscope.harvest import Datasets, Files, Sampled, StandardLibrary, TextSource
+from monoscope.harvest.text import sources, standard_library
 from monoscope.models import LanguageModel
 
 
@@ -50,7 +51,7 @@ def library(root: Path) -> dict[str, set[str]]:
 
 def test_the_standard_library_is_split_by_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standard_library, "HELD_OUT_SHARE", 0.3)
-    monkeypatch.setattr(text, "standard_library_root", lambda: tmp_path)
+    monkeypatch.setattr(sources, "standard_library_root", lambda: tmp_path)
     splits = library(tmp_path)
     assert not splits["train"] & splits["held_out"]
     assert len(splits["train"]) + len(splits["held_out"]) == 60
@@ -58,7 +59,7 @@ def test_the_standard_library_is_split_by_files(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_python_without_sources_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "standard_library_root", lambda: tmp_path)
+    monkeypatch.setattr(sources, "standard_library_root", lambda: tmp_path)
     with pytest.raises(DataError, match="carries no readable sources"):
         StandardLibrary().build()
 

@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from monoscope.core.errors import ConfigError, DataError, nearest
-from monoscope.harvest.files import find_files, read_values
-from monoscope.harvest.pack import Bos, TokenWindows
-from monoscope.harvest.text import Datasets, Documents, TextSource
+from monoscope.harvest.text.files import find_files, read_values
+from monoscope.harvest.text.pack import Bos, TokenWindows
+from monoscope.harvest.text.sources import Datasets, Documents, TextSource
 from monoscope.models.language_model import LanguageModel
 
 SUFFIXES = (".jsonl", ".jsonl.gz")

@@ -1,14 +1,4 @@
-"""Text sources: where documents come from, as configuration.
-
-    kind = "files"              paths and globs: .txt, .jsonl, .jsonl.gz, .parquet
-    kind = "datasets"           a Hugging Face dataset, from the hub or a local directory
-    kind = "standard_library"   the sources of the running Python's standard library
-    kind = "sampled"            text that the model writes itself
-    kind = "conversations"      chats in the model's own template, see ``conversations``
-
-``build(lm)`` gives the documents, one string at a time and from the start each time it is iterated; ``windows(lm)``
-gives them tokenized and packed.
-"""
+"""Documents of files, datasets, the standard library, and the model itself."""
 
 from __future__ import annotations
 
@@ -23,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from monoscope.core.config import Config
 from monoscope.core.errors import ConfigError, DataError, ModelError, nearest
-from monoscope.harvest.files import find_files, read_documents
-from monoscope.harvest.pack import Bos, TokenWindows
-from monoscope.harvest.standard_library import Split, standard_library_root, standard_library_texts
+from monoscope.harvest.text.files import find_files, read_documents
+from monoscope.harvest.text.pack import Bos, TokenWindows
+from monoscope.harvest.text.standard_library import Split, standard_library_root, standard_library_texts
 from monoscope.models.language_model import LanguageModel
 
 

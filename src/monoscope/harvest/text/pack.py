@@ -34,7 +34,7 @@ from monoscope.core.io import (
     write_manifest,
     write_tensors,
 )
-from monoscope.harvest.encode import Bos, fingerprint_tokenizer, read_sequences, read_stream, special_ids
+from monoscope.harvest.text.encode import Bos, fingerprint_tokenizer, read_sequences, read_stream, special_ids
 
 SCHEMA, VERSION = "monoscope.tokens", 1
 SEQUENCE = "sequence"  # packing: a document is a window
