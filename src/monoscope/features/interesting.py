@@ -17,7 +17,8 @@ consistency = the largest agreement, plus half of what the second adds: the two 
 
 steady    share of its weaker contexts (random ones, and the lower half of the bands) that give the commonest answer
 peaked    rank among all features, from 0 to 1, of the kurtosis of its logit effects: it promotes a few tokens
-contrast  1 - mean / max of its activations where it fires: the strongest contexts stand out
+contrast  1 - mean / max of its activations where it fires: the strongest contexts stand out; of a signed feature, the
+          magnitude of both, and the root mean square if it fires in both directions
 distinct  share of its strongest contexts that are no twins
 legible   1 if its most frequent token has two letters or digits, 0.7 if it is white space, else 0.85
 
@@ -74,6 +75,7 @@ class _Contexts:
     """Firing contexts of all features: what each view says of them, as codes.
 
     strong: the strongest, and all bands but the weakest; weak: random ones, and the lower half of the bands
+    lowest: the most negative activation of each feature, 0 for one that is never negative
     """
 
     feature: Int64[np.ndarray, " n"]
@@ -83,6 +85,7 @@ class _Contexts:
     distinct: Float64[np.ndarray, " F"]
     documents: Int64[np.ndarray, " F"]
     at_first: Float64[np.ndarray, " F"]
+    lowest: Float64[np.ndarray, " F"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +126,14 @@ def _classes(bundle: FeatureBundle) -> tuple[list[str], Int64[np.ndarray, " voca
 
 def _read(bundle: FeatureBundle, classes: Int64[np.ndarray, " vocab"]) -> _Contexts:
     columns = ["feature", "interval", "max_pos", "seq", "dup_of"]
-    table = pa.concat_tables(group.select(columns) for group in bundle.context_groups())
+    groups = [group.select([*columns, "max_act"]) for group in bundle.context_groups()]
+    table = pa.concat_tables(groups)
+    peak = table.column("max_act").to_numpy().astype(np.float64)
     feature, interval, position, sequence, dup_of = (table.column(name).to_numpy().astype(np.int64) for name in columns)
     n = len(bundle)
     top = interval == 0
+    lowest = np.zeros(n)
+    np.minimum.at(lowest, feature[top], peak[top])
     n_top = np.maximum(np.bincount(feature[top], minlength=n), 1)
     distinct = np.bincount(feature[top & (dup_of < 0)], minlength=n) / n_top
     document = bundle.documents.astype(np.int64)[sequence]
@@ -140,7 +147,7 @@ def _read(bundle: FeatureBundle, classes: Int64[np.ndarray, " vocab"]) -> _Conte
     strong = (interval >= 0) & (interval < max(n_bands, 2))
     weak = (interval == -1) | (interval > n_bands / 2)
     codes = _views(bundle.tokens(), classes, bundle.vocabulary, sequence, position)
-    return _Contexts(feature, strong, weak, codes, distinct, documents, at_first)
+    return _Contexts(feature, strong, weak, codes, distinct, documents, at_first, lowest)
 
 
 def _views(
@@ -219,14 +226,16 @@ def _answer(
 
 def _scores(bundle: FeatureBundle, contexts: _Contexts, answers: _Answers) -> Float64[np.ndarray, " F"]:
     """Score of every feature; 0 for those that are no candidates."""
-    density, maximum, mean = (bundle.column(name).astype(np.float64) for name in ("density", "max_act", "mean_act"))
+    columns = (bundle.column(name).astype(np.float64) for name in ("density", "max_act", "mean_act", "std_act"))
+    density, maximum, mean, std = columns
     candidate = (bundle.column("n_sequences") >= MIN_SEQUENCES) & (density <= MAX_DENSITY)
     candidate &= (contexts.at_first < MAX_FIRST) & (contexts.documents >= MIN_DOCUMENTS)
     second, first = np.sort(answers.agreement, axis=0)[-2:]
     consistency = np.maximum(first + 0.5 * np.maximum(second, 0) * (1 - first), 0)
     kurtosis = np.nan_to_num(bundle.column("logit_kurtosis"), nan=0.0)
     peaked = np.argsort(np.argsort(kurtosis, kind="stable"), kind="stable") / max(len(bundle) - 1, 1)
-    contrast = np.clip(1 - mean / np.maximum(np.abs(maximum), 1e-12), 0, 1)
+    typical = np.where((contexts.lowest < 0) & (maximum > 0), np.hypot(mean, std), np.abs(mean))
+    contrast = np.clip(1 - typical / np.maximum(np.maximum(maximum, -contexts.lowest), 1e-12), 0, 1)
     steady = _steady(contexts, answers)
     score = consistency**2 * (1 + steady) * (1 + peaked) * (1 + contrast) / 8 * contexts.distinct / (1 + density / 0.02)
     legible = np.array([_legible(bundle.vocabulary[token]) for token in bundle.column("top_token")])

@@ -64,8 +64,10 @@ def _short(feature: Feature, interest: Interest) -> str:
 
 
 def _numbers(feature: Feature) -> str:
+    least = float(feature.quantiles[0]) if len(feature.quantiles) else 0.0
     facts = [
         ("density", percent(feature.density), "share of tokens on which it fires"),
+        *([("min", number(least), "most negative activation")] if least < 0 else []),
         ("max", number(feature.max_act), "largest activation"),
         ("sequences", number(feature.n_sequences), "in which it fires"),
     ]
