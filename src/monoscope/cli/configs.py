@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,8 @@ from monoscope.harvest.text import StandardLibrary, TextSource
 from monoscope.models.language_model import LanguageModel
 from monoscope.training import RunConfig, Training
 from monoscope.training.suite import Suite
+
+REPORT_TOKENS = 20_000  # of text, on which all dictionaries of a suite are measured
 
 
 class HarvestConfig(Reading):
@@ -123,10 +125,9 @@ class TrainConfig(Reading):
         return run.model_copy(update={"reads": self.placed(run.reads), "writes": self.placed(run.writes)})
 
 
-class OfDictionary(Reading):
-    """A dictionary to examine. What is not set here is as it was when the dictionary was trained."""
+class OfTrained(Reading):
+    """What was trained is to be examined. What is not set here is as it was in training."""
 
-    dictionary: str = Field(description="directory of the dictionary")
     any_model: bool = Field(default=False, description="accept a model with other weights than it was trained on")
 
     def as_trained(self, dictionary: Dictionary) -> Self:
@@ -146,13 +147,13 @@ class OfDictionary(Reading):
                 continue
             if label not in lms:
                 raise MismatchError(
-                    f"{self.dictionary} was trained on {trained.get('name')!r}"
+                    f"the dictionary was trained on {trained.get('name')!r}"
                     f"{f' under the label {label!r}' if label else ''}, which is not here; name that model, or set "
                     "any_model = true"
                 )
             if trained["fingerprint"] != lms[label].fingerprint():
                 raise MismatchError(
-                    f"{self.dictionary} was trained on {trained.get('name')!r}, and {lms[label].name!r} in "
+                    f"the dictionary was trained on {trained.get('name')!r}, and {lms[label].name!r} in "
                     f"{self.dtype} has other weights; name that model, or set any_model = true"
                 )
 
@@ -162,6 +163,12 @@ def _trained_on(dictionary: Dictionary) -> dict[str, dict[str, Any]]:
     source = dictionary.provenance.get("source", {})
     model = source.get("model", {})
     return {label: own.get("model", model) for label, own in source.get("sources", {"": {}}).items()}
+
+
+class OfDictionary(OfTrained):
+    """A dictionary to examine."""
+
+    dictionary: str = Field(description="directory of the dictionary")
 
 
 class AnalyzeConfig(OfDictionary):
@@ -175,12 +182,40 @@ class EvaluateConfig(OfDictionary):
 
     def as_trained(self, dictionary: Dictionary) -> Self:
         """The same settings, with those of the training in the place of defaults; but held-out text."""
-        settled = super().as_trained(dictionary)
-        if "text" in self.model_fields_set:
-            return settled
-        if not isinstance(settled.text, StandardLibrary):
-            raise ConfigError(f"text: name text the dictionary was not trained on, which was {settled.text.to_dict()}")
-        return settled.model_copy(update={"text": StandardLibrary(split="held_out")})
+        return _held_out(super().as_trained(dictionary), is_named="text" in self.model_fields_set)
+
+
+class ReportConfig(OfTrained):
+    """What to measure a suite on: text it was not trained on, in longer windows, and a finetuned copy of the model."""
+
+    suite: str = Field(description="directory of the suite")
+    longer: int | None = Field(default=None, ge=2, description="tokens in a window; None: all the model reads")
+    text_tokens: int | None = Field(default=None, ge=1, description="tokens of text to read; None: 20,000")
+    tuned: str = Field(default="", description="a finetuned copy of the model, by hub id or directory")
+    threshold: float = Field(default=0.7, gt=0, le=1, description="cosine from which two features count as near")
+
+    def as_trained(self, dictionary: Dictionary) -> Self:
+        """The same settings, with those of the training in the place of defaults; but held-out text."""
+        settled = _held_out(super().as_trained(dictionary), is_named="text" in self.model_fields_set)
+        if settled.longer is not None and settled.longer <= settled.context:
+            raise ConfigError(f"longer: the suite was trained on {settled.context} tokens, found {settled.longer}")
+        return settled.model_copy(update={"text_tokens": settled.text_tokens or REPORT_TOKENS})
+
+    def tuned_model(self) -> LanguageModel | None:
+        """The finetuned copy, loaded, where one is named."""
+        return self._load(self.tuned, self.tuned, None) if self.tuned else None
+
+
+R = TypeVar("R", bound=Reading)
+
+
+def _held_out(settled: R, *, is_named: bool) -> R:
+    """Settings with the held-out part of their text, unless the user named one."""
+    if is_named:
+        return settled
+    if not isinstance(settled.text, StandardLibrary):
+        raise ConfigError(f"text: name text the dictionary was not trained on, which was {settled.text.to_dict()}")
+    return settled.model_copy(update={"text": StandardLibrary(split="held_out")})
 
 
 def _wiring(run: Mapping[str, Any]) -> Any:

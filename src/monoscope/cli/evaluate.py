@@ -19,16 +19,23 @@ def evaluate(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a dictionary on held-out text: fidelity, sparsity, and what splicing it in costs the model."""
+    """Measure a dictionary or a suite on held-out text: fidelity, sparsity, and what splicing it in costs the model."""
     with session(as_json=as_json):
         from monoscope import evals
-        from monoscope.cli.configs import EvaluateConfig
+        from monoscope.cli.configs import EvaluateConfig, ReportConfig
+        from monoscope.core.config import override, read_toml
         from monoscope.core.io import output_directory, refuse_existing, write_json, write_text
         from monoscope.dictionaries import load
 
-        settings = EvaluateConfig.load(config, overrides or ())
+        table = override(read_toml(config), overrides or ())
         if out is not None:
             refuse_existing(out, force=force)
+        if "suite" in table:
+            from monoscope.cli.report import report
+
+            report(ReportConfig.from_dict(table), out, force=force, as_json=as_json)
+            return
+        settings = EvaluateConfig.from_dict(table)
         dictionary = load(settings.dictionary)
         settings = settings.as_trained(dictionary)
         lm = settings.language_model()

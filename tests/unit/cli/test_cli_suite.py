@@ -60,6 +60,34 @@ def test_a_suite_is_trained_measured_and_described(call: Call, suite_config: Pat
     assert measured.stat().st_mtime_ns > stamp
 
 
+def test_a_suite_is_reported_on(call: Call, suite_config: Path, tuned: Path, tmp_path: Path) -> None:
+    assert call("train", suite_config, "--out", "suite").code == 0
+    report = tmp_path / "report.toml"
+    report.write_text(
+        f'suite = "suite"\ntext = {{kind = "files", paths = ["held_out.txt"]}}\ntuned = "{tuned}"\nlonger = 48\n'
+    )
+    done = call("evaluate", report, "--out", "report", "--json")
+    assert done.code == 0, done.err
+    assert list(done.result["contexts"]) == NAMES
+    assert done.result["contexts"][NAMES[0]][-1]["last"] == 47
+    assert list(done.result["splitting"]) == ["L1.resid_post.32 -> 48", "L1.mlp.32 -> 48"]
+    assert "## In a finetuned copy" in (tmp_path / "report" / "report.md").read_text()
+    assert "## In a finetuned copy" in call("evaluate", report).out
+    for override, code, says in (
+        ("longer=32", 2, "longer: the suite was trained on 32 tokens, found 32"),
+        ("suite=nowhere", 1, "nowhere is no suite"),
+        ("text.paths=['absent.txt']", 1, "absent.txt"),
+        ("tuned=absent", 1, "absent"),
+        ("threshold=2", 2, "threshold"),
+        ("dictionary=suite", 2, "unknown key 'dictionary'"),
+    ):
+        done = call("evaluate", report, "--set", override)
+        assert done.code == code, done.err
+        assert says in done.err
+    (tmp_path / "suite" / NAMES[2] / "config.toml").unlink()
+    assert "is not finished, L1.mlp.32 is missing" in call("evaluate", report).err
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
