@@ -48,6 +48,7 @@ class Case:
             "W_dec": "decoder",
             "b_dec": "bias",
             "W_skip": "skip",
+            **dict.fromkeys(("W_Q", "W_K", "b_Q", "b_K", "q_norm", "k_norm"), "attention"),
         }
     )
     is_centered: bool = False
@@ -63,6 +64,8 @@ class Case:
 AUTOENCODER = {"kind": "autoencoder", "n_features": F}
 CROSSCODER = {"kind": "crosscoder", "n_features": F}
 LAYERS = tuple(Site(layer, "resid_post") for layer in range(3))
+ATTENTION = {"d_head": 5, "scale": 1.5, "bias": True, "norm": "rms", "rotary": {"frequencies": [1.0, 0.3]}}
+LORSA = {"kind": "lorsa", "n_features": F, "n_heads": 2, "attention": ATTENTION}
 
 WIRINGS: dict[str, Case] = {
     "sae": Case(AUTOENCODER, is_centered=True),
@@ -73,10 +76,11 @@ WIRINGS: dict[str, Case] = {
     "crosscoder": Case(CROSSCODER, LAYERS, LAYERS, spread=0.5),
     "crosscoder_l1": Case(CROSSCODER | {"norm": "l1"}, LAYERS[:2], LAYERS[2:]),
     "crosscoder_gated": Case(CROSSCODER | {"gate": "per_site"}, LAYERS, LAYERS, functions=GATED_PER_SITE),
+    "lorsa": Case(LORSA, (Site(1, "attn_in"),), (Site(1, "attn_out"),), batch=(8, 8)),
 }
 
-ALL = {"encoder", "decoder", "bias", "skip", "function"}
-PENALTY = {"encoder", "decoder", "centering", "function"}
+ALL = {"encoder", "decoder", "bias", "skip", "attention", "function"}
+PENALTY = {"encoder", "decoder", "centering", "attention", "function"}
 MOVES: dict[str, set[str]] = {
     "squared_error": ALL,
     "fvu": ALL,
@@ -88,9 +92,9 @@ MOVES: dict[str, set[str]] = {
     "tanh": PENALTY,
     "tanh_quad": PENALTY,
     "preact": PENALTY,
-    "gate_l1": {"encoder", "decoder", "centering", "gate"},
-    "gate_aux": {"encoder", "centering", "gate"},
-    "kl": {"encoder", "centering", "function"},
+    "gate_l1": {"encoder", "decoder", "centering", "attention", "gate"},
+    "gate_aux": {"encoder", "centering", "attention", "gate"},
+    "kl": {"encoder", "centering", "attention", "function"},
     "auxk": {"encoder", "decoder"},
     "l0": {"function"},
     "target_l0": {"function"},

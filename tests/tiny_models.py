@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers as hf
@@ -106,3 +107,27 @@ def some_tokens(lm: LanguageModel, batch: int = 2, pos: int = 9) -> Tensor:
     if lm.hf.main_input_name == "pixel_values":
         return torch.randn(batch, 3, 16, 16)
     return torch.randint(3, 90, (batch, pos))
+
+
+def with_random_weights(made: hf.PreTrainedModel) -> LanguageModel:
+    """A model of any config, made as the tiny ones are."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    made.set_attn_implementation("eager")
+    return LanguageModel(made)
+
+
+ROPE = {"rope_theta": 100.0, "original_max_position_embeddings": 16}
+SCALED_ROPE: dict[str, dict[str, Any]] = {
+    "linear": ROPE | {"rope_type": "linear", "factor": 4.0},
+    "llama3": ROPE | {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "yarn": ROPE | {"rope_type": "yarn", "factor": 4.0},
+}
+
+
+@functools.cache
+def scaled(kind: str) -> LanguageModel:
+    """A Llama whose rotary positions were scaled for longer texts."""
+    return with_random_weights(hf.LlamaForCausalLM(hf.LlamaConfig(**GROUPED, rope_parameters=SCALED_ROPE[kind])))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from tiny_models import COMMON, GROUPED, MODELS, model, some_tokens
+from tiny_models import COMMON, GROUPED, MODELS, ROPE, SCALED_ROPE, model, scaled, some_tokens, with_random_weights
 from torch import Tensor
 
 from monoscope.core.attention import AttentionWeights
@@ -17,30 +17,10 @@ from monoscope.core.site import Site
 from monoscope.dictionaries.attention import attended, pattern, projected
 from monoscope.models import LanguageModel
 
-ROPE = {"rope_theta": 100.0, "original_max_position_embeddings": 16}
-SCALINGS: dict[str, dict[str, Any]] = {
-    "linear": ROPE | {"rope_type": "linear", "factor": 4.0},
-    "llama3": ROPE | {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-    "yarn": ROPE | {"rope_type": "yarn", "factor": 4.0},
-}
-
-
-def random(made: hf.PreTrainedModel) -> LanguageModel:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    made.set_attn_implementation("eager")
-    return LanguageModel(made)
-
-
-def scaled(kind: str) -> LanguageModel:
-    return random(hf.LlamaForCausalLM(hf.LlamaConfig(**GROUPED, rope_parameters=SCALINGS[kind])))
-
 
 def queries_keys(weights: AttentionWeights, x: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
     def project(weight: Tensor, bias: Tensor, norm: tuple[Tensor, Tensor] | None) -> Tensor:
-        each = None if norm is None else tuple(t.expand(weights.n_heads, -1) for t in norm)
+        each = (None, None) if norm is None else tuple(t.expand(weights.n_heads, -1) for t in norm)
         return projected(x, weight, bias, each, weights.form, real)
 
     return project(weights.W_Q, weights.b_Q, weights.q_norm), project(weights.W_K, weights.b_K, weights.k_norm)
@@ -75,7 +55,7 @@ def test_the_weights_are_the_models_attention(name: str) -> None:
             check_layer(lm, layer, stack, tokens)
 
 
-@pytest.mark.parametrize("kind", SCALINGS)
+@pytest.mark.parametrize("kind", SCALED_ROPE)
 def test_scaled_rotary_positions(kind: str) -> None:
     lm = scaled(kind)
     check_layer(lm, 1, "", torch.randint(3, 90, (2, 40)))
@@ -97,11 +77,11 @@ def test_llama3_frequencies_follow_their_formula() -> None:
 
 
 def test_layers_without_positions_and_scales_by_layer() -> None:
-    without = random(hf.SmolLM3ForCausalLM(hf.SmolLM3Config(**GROUPED, no_rope_layers=[1, 0, 1])))
+    without = with_random_weights(hf.SmolLM3ForCausalLM(hf.SmolLM3Config(**GROUPED, no_rope_layers=[1, 0, 1])))
     assert [without.attention(layer).form.rotary is None for layer in range(3)] == [False, True, False]
     check_layer(without, 1, "", some_tokens(without))
     by_layer = hf.GPT2Config(vocab_size=100, n_embd=32, n_layer=3, n_head=4, scale_attn_by_inverse_layer_idx=True)
-    check_layer(random(hf.GPT2LMHeadModel(by_layer)), 2, "", torch.randint(3, 90, (2, 9)))
+    check_layer(with_random_weights(hf.GPT2LMHeadModel(by_layer)), 2, "", torch.randint(3, 90, (2, 9)))
 
 
 def test_forms_say_what_each_family_does() -> None:

@@ -11,10 +11,10 @@ arXiv:2104.09864). Norms of queries and keys: Henry et al. 2020 (arXiv:2010.0424
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from monoscope.core.config import Config
@@ -46,6 +46,14 @@ class AttentionForm(Config):
     is_causal: bool = True
     window: int | None = Field(default=None, ge=1, description="sources seen, the token itself included; None: all")
     softcap: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _pairs_fit(self) -> Self:
+        if self.rotary is not None and 2 * len(self.rotary.frequencies) > self.d_head:
+            raise ValueError(
+                f"rotary turns {len(self.rotary.frequencies)} pairs, more than heads of width {self.d_head} have"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)

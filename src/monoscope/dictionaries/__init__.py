@@ -5,6 +5,7 @@ from monoscope.dictionaries.base import Dictionary, Wiring
 from monoscope.dictionaries.crosscoder import Crosscoder
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.itda import ITDA, chance_jaccard, jaccard
+from monoscope.dictionaries.lorsa import Lorsa
 from monoscope.dictionaries.pursuit import MatchingPursuit
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.saved import load
@@ -16,6 +17,7 @@ __all__ = [
     "Autoencoder",
     "Crosscoder",
     "Dictionary",
+    "Lorsa",
     "MatchingPursuit",
     "Recipe",
     "Step",

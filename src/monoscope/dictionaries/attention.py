@@ -18,14 +18,14 @@ from torch.nn import functional as F
 
 from monoscope.core.attention import AttentionForm, Rotary
 
-Norm = tuple[Float[Tensor, "H e"], Float[Tensor, "H e"]]
+Norm = tuple[Float[Tensor, "H e"] | None, Float[Tensor, "H e"] | None]  # weight and bias
 
 
 def projected(
     x: Float[Tensor, "S T d"],
     weight: Float[Tensor, "H d e"],
     bias: Float[Tensor, "H e"] | None,
-    norm: Norm | None,
+    norm: Norm,
     form: AttentionForm,
     real: Bool[Tensor, "S T"] | None,
 ) -> Float[Tensor, "S H T e"]:
@@ -33,7 +33,7 @@ def projected(
     out = torch.einsum("std,hde->shte", x, weight)
     if bias is not None:
         out = out + bias[:, None]
-    if norm is not None:
+    if form.norm != "none":
         out = normed(out, norm, form)
     return out if form.rotary is None else rotated(out, form.rotary, real)
 
@@ -43,8 +43,9 @@ def normed(x: Float[Tensor, "S H T e"], norm: Norm, form: AttentionForm) -> Floa
     if form.norm == "layer":
         x = x - x.mean(-1, keepdim=True)
     x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + form.norm_eps)
-    weight, bias = (t[:, None] for t in norm)
-    return x * weight + bias
+    weight, bias = norm
+    x = x if weight is None else x * weight[:, None]
+    return x if bias is None else x + bias[:, None]
 
 
 def rotated(x: Float[Tensor, "S H T e"], rotary: Rotary, real: Bool[Tensor, "S T"] | None) -> Float[Tensor, "S H T e"]:

@@ -26,7 +26,7 @@ from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.step import Step
 
 if TYPE_CHECKING:
-    from monoscope.dictionaries.initialize import Initialization, Sample
+    from monoscope.dictionaries.initialize import Initialization, Origin, Sample
 
 
 class Dictionary(nn.Module, ABC):
@@ -139,13 +139,19 @@ class Dictionary(nn.Module, ABC):
             same = target is x
             x = x[mask]
             target, mask = x if same else None if target is None else target[mask], None
-        acts = self.encode(x)
-        recon = self.decode(acts, x)
-        if mask is not None:
-            indices = None if acts.indices is None else acts.indices[mask]
-            acts = Acts(acts.values[mask], acts.n_features, indices)
-            recon, target = recon[mask], None if target is None else target[mask]
-        return Step(self, x, target, acts, recon, mask)
+        if mask is None:
+            acts = self.encode(x)
+            return Step(self, x, target, acts, self.decode(acts, x))
+        acts = self.activate(self.preacts(x)[mask])
+        return Step(self, x, None if target is None else target[mask], acts, self.decode(acts, x[mask]), mask)
+
+    def activate(self, pre: Float[Tensor, "*batch F"]) -> Acts:
+        """Feature activations of pre-activations; in training the function learns from them what inference needs."""
+        norm = self.score_norm()
+        acts = self.activation(pre, norm)
+        if self.training:
+            self.activation.observe(acts.detach(), norm)
+        return acts
 
     def gather(self, batch: ActivationBatch) -> tuple[Tensor, Tensor]:
         """Activations that are read, and those to reconstruct. Raises MismatchError for a missing site."""
@@ -220,6 +226,9 @@ class Wiring(Config, family="wiring"):
     accepts_terms: ClassVar[frozenset[str] | None] = None
     """Kinds of the only terms that train this wiring; None where any may."""
 
+    refuses_terms: ClassVar[Mapping[str, str]] = {}
+    """Kinds of terms that make no sense with this wiring, each with the reason."""
+
     accepts_functions: ClassVar[frozenset[str] | None] = None
     """Kinds of the only activation functions this wiring takes; None where any will do."""
 
@@ -232,6 +241,15 @@ class Wiring(Config, family="wiring"):
     def defaults(cls) -> dict[str, Any]:
         """What a recipe of this wiring holds where it says nothing: its function and terms, as tables."""
         return {}
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether settings are open that only the language model can fill in."""
+        return False
+
+    def completed(self, origin: Origin) -> Self:
+        """With open settings taken from the model's own weights. Raises ConfigError where those do not fit."""
+        return self
 
     def build(
         self,

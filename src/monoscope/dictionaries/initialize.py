@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from monoscope.core.attention import AttentionWeights
 from monoscope.core.config import Config
 from monoscope.core.errors import ConfigError
 
@@ -56,11 +57,11 @@ class Origin:
     """The model's own weights between the sites of a dictionary, where they are known.
 
     mlp: what the model's MLP writes for vectors it may read, ``[n, d]`` to ``[n, d_out]``, in raw units
-    attention: weights of the attention layer
+    attention: weights of the attention whose input is read and whose output is written, in raw units
     """
 
     mlp: Callable[[Tensor], Tensor] | None = None
-    attention: Any = None
+    attention: AttentionWeights | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ def best_encoder_scale(dictionary: Dictionary, sample: Sample) -> float:
 
 
 def calibrate(dictionary: Dictionary, x: Tensor) -> None:
-    """Set the function's thresholds from the scores of the first activations."""
+    """Set thresholds from the scores of the first tokens, or sequences, of a sample."""
     norm = dictionary.score_norm()
     pre = dictionary.preacts(x[:SEARCH_TOKENS])
     dictionary.activation.calibrate((pre if norm is None else pre * norm).flatten(0, -2))

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+import monoscope.dictionaries.lorsa
 import monoscope.dictionaries.variants  # noqa: F401  (makes the kinds known)
 from monoscope.core.config import Config
 from monoscope.core.site import Site
@@ -14,7 +15,7 @@ from monoscope.dictionaries.autoencoder import Autoencoder
 from monoscope.dictionaries.base import Dictionary, Wiring
 from monoscope.dictionaries.crosscoder import Crosscoder  # noqa: F401  (makes the kind known)
 from monoscope.dictionaries.function import ActivationFunction
-from monoscope.dictionaries.initialize import Initialization
+from monoscope.dictionaries.initialize import Initialization, Origin
 from monoscope.dictionaries.objective import FVU, Term
 from monoscope.dictionaries.variants import AuxK, TopK
 
@@ -86,6 +87,8 @@ class Recipe(Config):
                 f"function {function!r} belongs to a wiring of kind {_or(self.function.accepts_wirings)}, "
                 f"found {_kind(wiring)!r}"
             )
+        for kind in kinds & wiring.refuses_terms.keys():
+            raise ValueError(f"wiring {_kind(wiring)!r} does not take a term {kind!r}: {wiring.refuses_terms[kind]}")
         if wiring.accepts_terms is not None:
             if unknown := kinds - wiring.accepts_terms:
                 allowed = _or(wiring.accepts_terms) if wiring.accepts_terms else "none"
@@ -96,8 +99,16 @@ class Recipe(Config):
 
     @property
     def needs_model(self) -> bool:
-        """Whether training asks the language model: for a term, or for a start from its weights."""
-        return self.initialize.directions == "model" or any(term.needs_model for term in self.terms.values())
+        """Whether training asks the language model: for a term, a start from its weights, or the shape of its heads."""
+        return (
+            self.wiring.needs_model
+            or self.initialize.directions == "model"
+            or any(term.needs_model for term in self.terms.values())
+        )
+
+    def completed(self, origin: Origin) -> Self:
+        """With what its wiring leaves open taken from the model's own weights."""
+        return self.model_copy(update={"wiring": self.wiring.completed(origin)})
 
     def build(self, reads: tuple[Site, ...], writes: tuple[Site, ...], widths: Mapping[Site, int]) -> Dictionary:
         """An uninitialized dictionary between sites."""

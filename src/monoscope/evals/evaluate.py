@@ -210,7 +210,7 @@ class _Measurement:
         assert tokens is not None, "a live source gives tokens"
         assert counts is not None, "a live source says which tokens count"
         x, target = self.dictionary.gather(batch)
-        step = self.dictionary(x[counts], target[counts])
+        step = self.dictionary(x, target, counts)
         self.fidelity.update(step.target, step.recon)
         self.firing.update(step.acts)
         if self.special is not None:

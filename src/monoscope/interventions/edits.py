@@ -82,16 +82,23 @@ def reading(dictionary: Dictionary, rewrite: Callable[[Tensor, Tensor], Tensor])
     """Edits that put ``rewrite(x, target)`` at the write site, ``x`` being what the dictionary reads in the same pass.
 
     Both come in the dictionary's dtype. One edit where it reads and writes at the same site, else two. Raises
-    MismatchError, in the pass, if the model comes to the write site first.
+    MismatchError, in the pass, if the model comes to the write site first, or if a dictionary that reads sequences is
+    given less than whole ones.
     """
     (read,), (write,) = dictionary.reads, dictionary.writes
     dtype = next(dictionary.parameters()).dtype
+
+    def given(x: Tensor) -> Tensor:
+        if not dictionary.per_token:
+            _check_whole()
+        return x.to(dtype)
+
     if read == write:
         return (Edit(write, lambda x: rewrite(x.to(dtype), x.to(dtype))),)
     noted: list[Tensor] = []
 
     def note(x: Tensor) -> None:
-        noted[:] = [x.to(dtype)]
+        noted[:] = [given(x)]
 
     def change(target: Tensor) -> Tensor:
         if not noted:
@@ -109,6 +116,16 @@ def skipped(x: Float[Tensor, "batch pos d"], skip_first: int) -> Bool[Tensor, "b
     if positions is None or skip_first == 0:
         return None
     return (positions < skip_first).to(x.device)[..., None]
+
+
+def _check_whole() -> None:
+    """Raises MismatchError where the pass under way holds only the end of its rows, or padding in front of them."""
+    positions = current_positions()
+    if positions is not None and (positions[:, 0].any() or not positions[:, 1:2].all()):
+        raise MismatchError(
+            "this dictionary attends to earlier tokens, and this pass holds the last ones alone, or padding in front; "
+            "run whole rows, without cached generation, padded behind if at all"
+        )
 
 
 def _change(

@@ -64,7 +64,7 @@ class Beginning:
         """A dictionary at its start, ready to train."""
         dictionary = recipe.build(reads, writes, self.widths).train()
         scales = estimate_scales({site: self.activations[site] for site in {*reads, *writes}}, recipe.normalize)
-        sample = self._sample(dictionary, scales, lm if recipe.needs_model else None)
+        sample = self._sample(dictionary, scales, lm)
         dictionary.initialize_(recipe.initialize, sample, torch.Generator().manual_seed(training.seed))
         if recipe.wiring.grows:
             return Growth(name, recipe, training, dictionary, scales)

@@ -1,4 +1,4 @@
-"""What training asks the language model: what it makes of a reconstruction, and what its MLP answers."""
+"""What training asks the language model: what it makes of a reconstruction, and what its own weights say."""
 
 from __future__ import annotations
 
@@ -49,11 +49,15 @@ class SplicedModel:
 
 
 def origin_of(lm: LanguageModel | None, reads: Sequence[Site], writes: Sequence[Site]) -> Origin:
-    """The model's own weights between sites: its MLP, where one layer's is read and written."""
+    """The model's own weights between sites: its MLP or attention, where one layer's is read and written."""
     if lm is None or len(reads) != 1 or len(writes) != 1:
         return Origin()
     (read,), (write,) = reads, writes
-    if (read.kind, write.kind) != ("mlp_in", "mlp_out") or read.layer != write.layer:
+    if read.layer is None or (read.layer, read.stack) != (write.layer, write.stack):
+        return Origin()
+    if (read.kind, write.kind) == ("attn_in", "attn_out"):
+        return Origin(attention=lm.attention(read.layer, read.stack))
+    if (read.kind, write.kind) != ("mlp_in", "mlp_out"):
         return Origin()
 
     @torch.no_grad()

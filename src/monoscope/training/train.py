@@ -24,6 +24,7 @@ from monoscope.harvest.source import ActivationSource
 from monoscope.models import LanguageModel
 from monoscope.training.beginning import Beginning
 from monoscope.training.checkpoint import CHECKPOINT, check_same_config, load_checkpoint
+from monoscope.training.downstream import origin_of
 from monoscope.training.run import Run
 from monoscope.training.settings import Training
 from monoscope.training.trainer import checkpoint, fit
@@ -100,6 +101,7 @@ def train(
     written = [sites or read[at] for at, sites in enumerate(_sites_of_each(writes, len(recipes)))]
     _check_sites(activations, {site for sites in (*read, *written) for site in sites})
     _check_model(dict(zip(labels, recipes, strict=True)), lm)
+    recipes = [item.completed(origin_of(lm, r, w)) for item, r, w in zip(recipes, read, written, strict=True)]
     runs = [
         RunConfig(reads=r, writes=w, recipe=item, training=how)
         for r, w, item, how in zip(read, written, recipes, each, strict=True)
