@@ -1,6 +1,7 @@
 # make demo    a dictionary of the bundled model: trained, measured, and shown as a page
 # make test    the whole default suite          make check   what to run before a commit
 # make bench   the benchmarks                   make docs    links and examples of the documentation
+# make bench-worlds   every method on worlds whose truth is known: at most 20 minutes on two quiet cores
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench docs
+.PHONY: help demo test check lint bench bench-worlds docs
 
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
@@ -31,6 +32,9 @@ check: lint
 
 bench: $(INSTALLED)
 	@for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+bench-worlds: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_worlds.py
 
 docs: $(INSTALLED)
 	@$(BIN)/python -m pytest -q tests/unit/test_docs.py

@@ -16,7 +16,6 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from monoscope import ops
 from monoscope.core.acts import Acts
@@ -25,7 +24,6 @@ Coder = Callable[[Tensor, Acts], tuple[Acts, Tensor]]
 """From x ``[N, d]`` and the true coefficients to feature activations and the reconstruction."""
 
 RIDGE = 1e-6  # keeps nearly parallel directions of one support solvable
-NOTHING_LEFT = 1e-4  # of a token's norm: below, what is left is rounding and the ridge, and pursuit stops
 
 
 def least_squares(directions: Float[Tensor, "n d"], bias: Float[Tensor, " d"]) -> Coder:
@@ -37,7 +35,7 @@ def least_squares(directions: Float[Tensor, "n d"], bias: Float[Tensor, " d"]) -
     return code
 
 
-def omp(directions: Float[Tensor, "n d"], bias: Float[Tensor, " d"], *, signed: bool, k: int | None = None) -> Coder:
+def omp(directions: Float[Tensor, "n d"], bias: Float[Tensor, " d"], *, k: int | None = None) -> Coder:
     """Greedy choice of the direction that correlates best with what is left, all coefficients fitted anew each time.
 
     ``k``: the same number for all tokens, instead of each token's own true L0.
@@ -45,7 +43,12 @@ def omp(directions: Float[Tensor, "n d"], bias: Float[Tensor, " d"], *, signed: 
 
     def code(x: Float[Tensor, "N d"], truth: Acts) -> tuple[Acts, Float[Tensor, "N d"]]:
         wanted = truth.l0() if k is None else torch.full_like(truth.l0(), k)
-        return _reconstructed(_pursue(x - bias, directions, wanted, signed), directions, bias)
+        acts = torch.zeros(len(x), len(directions))
+        for count in wanted.unique().tolist():
+            tokens = wanted == count
+            if count:
+                acts[tokens] = ops.pursue(x[tokens] - bias, directions, count, "omp").dense()
+        return _reconstructed(Acts(acts, len(directions)), directions, bias)
 
     return code
 
@@ -98,25 +101,6 @@ def _on_support(x: Float[Tensor, "N d"], directions: Float[Tensor, "n d"], suppo
     gram.diagonal(dim1=1, dim2=2).copy_(torch.where(is_real, 1 + RIDGE, 1.0))
     target = (x @ directions.T).gather(1, index) * is_real
     return Acts(torch.cholesky_solve(target[..., None], torch.linalg.cholesky(gram))[..., 0], len(directions), index)
-
-
-def _pursue(x: Float[Tensor, "N d"], directions: Float[Tensor, "n d"], wanted: Int[Tensor, " N"], signed: bool) -> Acts:
-    most, wanted = max(1, int(wanted.max())), wanted.clone()
-    support = torch.full((len(x), most), -1)
-    values = torch.zeros(len(x), most)
-    for step in range(most):
-        rows = (wanted > step).nonzero()[:, 0]
-        chosen, left = support[rows, :step], x[rows]
-        if step:
-            left = left - embedding_bag(chosen, directions, per_sample_weights=values[rows, :step], mode="sum")
-        score = left @ directions.T
-        best, index = (score.abs() if signed else score).scatter(1, chosen, -torch.inf).max(1)
-        is_left = best > NOTHING_LEFT * x[rows].norm(dim=1)
-        wanted[rows[~is_left]] = 0
-        rows, index = rows[is_left], index[is_left]
-        support[rows, step] = index
-        values[rows, : step + 1] = _on_support(x[rows], directions, support[rows, : step + 1]).values
-    return Acts(values, len(directions), support.clamp_min(0))
 
 
 def _reconstructed(acts: Acts, directions: Tensor, bias: Tensor) -> tuple[Acts, Tensor]:

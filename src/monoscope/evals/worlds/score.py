@@ -185,7 +185,7 @@ class Examination:
         planted, bias, signed = self.directions, self.bias, self.world.signed
         coders = {
             "true support": (planted, least_squares(planted, bias)),
-            "pursuit at the true L0": (planted, omp(planted, bias, signed=signed)),
+            "pursuit at the true L0": (planted, omp(planted, bias)),
             "linear encoder": (planted, linear_threshold(planted, bias, self.sample, l0, signed=signed)),
             "random": (rows, linear_threshold(rows, bias, self.sample, l0, signed=signed)),
         }

@@ -43,8 +43,8 @@ def test_the_true_support_explains_everything(world: World) -> None:
 
 def test_pursuit_needs_each_tokens_own_l0() -> None:
     world = superposition_world()
-    assert quality(world, omp(world.directions(), world.bias_vector(), signed=False))[1] > 0.999
-    ev, f1 = quality(world, omp(world.directions(), world.bias_vector(), signed=False, k=6))
+    assert quality(world, omp(world.directions(), world.bias_vector()))[1] > 0.999
+    ev, f1 = quality(world, omp(world.directions(), world.bias_vector(), k=6))
     assert ev == pytest.approx(0.926, abs=0.005)
     assert f1 == pytest.approx(0.921, abs=0.01)
 
@@ -61,7 +61,7 @@ def test_a_linear_encoder_pays_for_superposition_alone() -> None:
 def test_pursuit_finds_signed_coefficients_and_a_bias() -> None:
     world = World(n_features=40, d=40, orthogonal=True, p_max=0.05, signed=True, bias=2.0, seed=1)
     x, truth = drawn(world)
-    acts, recon = omp(world.directions(), world.bias_vector(), signed=True)(x, truth)
+    acts, recon = omp(world.directions(), world.bias_vector())(x, truth)
     torch.testing.assert_close(recon, x, atol=1e-3, rtol=0)
     torch.testing.assert_close(acts.dense(), truth.values, atol=1e-2, rtol=0)
 
