@@ -142,7 +142,7 @@ def test_frozen_is_what_evaluation_mode_computes(function: str, wiring: str) -> 
     frozen, evaluated = dictionary.frozen()(x, target), dictionary.eval()(x, target)
     torch.testing.assert_close(frozen.acts.dense(), evaluated.acts.dense(), rtol=1e-6, atol=1e-6)
     assert torch.equal(frozen.acts.dense() != 0, evaluated.acts.dense() != 0)
-    torch.testing.assert_close(frozen.recon, evaluated.recon, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(frozen.recon, evaluated.recon, rtol=1e-5, atol=1e-5)
 
 
 @every

@@ -6,6 +6,7 @@ from monoscope.dictionaries.crosscoder import Crosscoder
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.itda import ITDA, chance_jaccard, jaccard
 from monoscope.dictionaries.lorsa import Lorsa
+from monoscope.dictionaries.molt import Molt
 from monoscope.dictionaries.pursuit import MatchingPursuit
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.saved import load
@@ -19,6 +20,7 @@ __all__ = [
     "Dictionary",
     "Lorsa",
     "MatchingPursuit",
+    "Molt",
     "Recipe",
     "Step",
     "Wiring",

@@ -93,6 +93,10 @@ class MatchingPursuit(Dictionary):
 
     def initialize_(self, config: Initialization, sample: Sample, generator: torch.Generator) -> None:
         """Random directions, over all of space or the active subspace; none at all where data will give them."""
+        if config.directions == "model":
+            raise ConfigError(
+                "initialize.directions = 'model' starts a transcoder; a pursuit has no model to start from"
+            )
         if self.origin is not None:
             self.resize_(0)
         else:

@@ -1,6 +1,7 @@
 """The one place that knows layouts, kernels and devices."""
 
 from monoscope.ops.api import decode, encode, kth_largest, pursue
+from monoscope.ops.mixture import mixture
 from monoscope.ops.selection import (
     AboveThreshold,
     AbsTopKPerToken,
@@ -20,5 +21,6 @@ __all__ = [
     "decode",
     "encode",
     "kth_largest",
+    "mixture",
     "pursue",
 ]
