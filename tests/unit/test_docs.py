@@ -55,6 +55,7 @@ def test_python_compiles_and_its_names_exist(page: Path) -> None:
         ("harvest", HarvestConfig, {"sites": ["1.resid_post"]}),
         ("train", TrainConfig, {"reads": ["1.resid_post"]}),
         ("examine", EvaluateConfig, {"dictionary": "runs/sae"}),
+        ("snapshots", EvaluateConfig, {"dictionary": "runs/sae"}),
     ],
 )
 def test_configurations_in_how_tos_load(page: str, config: type[Config], base: dict[str, object]) -> None:

@@ -239,12 +239,18 @@ def test_another_model_is_refused_unless_asked_for(call: Call, train_config: Pat
     assert call("analyze", config, "--out", "features.mono", "--set", "any_model=true").code == 0
 
 
-@pytest.mark.parametrize("example", ["train", "transcoder", "sweep"])
-def test_examples_train(call: Call, model: Path, harvest_config: Path, tmp_path: Path, example: str) -> None:
-    sites = {"transcoder": ['reads=["1.mlp_in"]', 'writes=["1.mlp_out"]']}.get(example, ['reads=["1.resid_post"]'])
+@pytest.mark.parametrize("example", ["train", "transcoder", "sweep", "snapshots", "finetuned"])
+def test_examples_train(
+    call: Call, model: Path, tuned: Path, harvest_config: Path, tmp_path: Path, example: str
+) -> None:
+    both = f"models={{base='{model}', tuned='{tuned}'}}"
+    sites = {
+        "transcoder": ['reads=["1.mlp_in"]', 'writes=["1.mlp_out"]'],
+        "finetuned": ['reads=["1.resid_post@base", "1.resid_post@tuned"]'],
+    }
     small = [
-        *sites,
-        f"model={model}",
+        *sites.get(example, ['reads=["1.resid_post"]']),
+        both if example in ("snapshots", "finetuned") else f"model={model}",
         "text={kind = 'files', paths = ['text.txt']}",
         "context=32",
         "recipe.wiring.n_features=96",
