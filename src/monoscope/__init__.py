@@ -38,6 +38,7 @@ __all__ = [
     "splice",
     "steer",
     "synthetic",
+    "to_jumprelu",
     "train",
 ]
 
@@ -71,6 +72,7 @@ _HOMES = {
     "splice": "interventions",
     "steer": "interventions",
     "synthetic": "harvest",
+    "to_jumprelu": "training",
     "train": "training",
 }
 
