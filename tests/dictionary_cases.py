@@ -35,6 +35,7 @@ class Case:
     is_centered: whether b_dec takes part in encoding
     spread: of its data; less where strong features add up over sites, since penalties saturate
     functions: kinds of the only activation functions it takes with these settings; None: those its wiring takes
+    refused: kinds of activation functions that it does not take
     """
 
     wiring: dict[str, Any]
@@ -56,6 +57,7 @@ class Case:
     is_centered: bool = False
     spread: float = 2.0
     functions: frozenset[str] | None = None
+    refused: frozenset[str] = frozenset()
 
     @property
     def widths(self) -> dict[Site, int]:
@@ -65,6 +67,13 @@ class Case:
 
 AUTOENCODER = {"kind": "autoencoder", "n_features": F}
 CROSSCODER = {"kind": "crosscoder", "n_features": F}
+CLT = {"kind": "cross_layer", "n_features": 20}
+MLPS = {
+    "reads": tuple(Site(layer, "mlp_in") for layer in range(3)),
+    "writes": tuple(Site(layer, "mlp_out") for layer in range(3)),
+    "spread": 0.5,
+    "refused": frozenset({"variational"}),
+}
 LAYERS = tuple(Site(layer, "resid_post") for layer in range(3))
 ATTENTION = {"d_head": 5, "scale": 1.5, "bias": True, "norm": "rms", "rotary": {"frequencies": [1.0, 0.3]}}
 LORSA = {"kind": "lorsa", "n_features": F, "n_heads": 2, "attention": ATTENTION}
@@ -80,6 +89,8 @@ WIRINGS: dict[str, Case] = {
     "crosscoder_l1": Case(CROSSCODER | {"norm": "l1"}, LAYERS[:2], LAYERS[2:]),
     "crosscoder_gated": Case(CROSSCODER | {"gate": "per_site"}, LAYERS, LAYERS, functions=GATED_PER_SITE),
     "lorsa": Case(LORSA, (Site(1, "attn_in"),), (Site(1, "attn_out"),), batch=(8, 8)),
+    "clt": Case(CLT, **MLPS),
+    "clt_skip": Case(CLT | {"skip": True, "scale_by_decoder_norm": False}, **MLPS),
 }
 
 ALL = {"encoder", "decoder", "bias", "skip", "attention", "function"}
@@ -112,14 +123,14 @@ FUNCTIONS = sorted(ActivationFunction.Config.kinds())
 
 def accepts(case: Case, function: str) -> bool:
     """Whether a wiring takes an activation function, and the function the wiring."""
-    accepted = Wiring.from_dict(case.wiring).accepts_functions
-    """Whether a wiring takes an activation function."""
-    accepted = case.functions or Wiring.from_dict(case.wiring).accepts_functions
-    config = ActivationFunction.Config.kinds()[function]
-    served: frozenset[str] | None = config.accepts_wirings  # type: ignore[attr-defined]
-    if served is not None and case.wiring["kind"] not in served:
-        return False
-    return function in accepted if accepted is not None else not getattr(config, "across_layers", False)
+    wiring = Wiring.from_dict(case.wiring)
+    accepted = case.functions or wiring.accepts_functions
+    if accepted is not None:
+        return function in accepted
+    config: Any = ActivationFunction.Config.kinds()[function]
+    if config.accepts_wirings is not None:
+        return case.wiring["kind"] in config.accepts_wirings
+    return (wiring.has_layers or not config.across_layers) and function not in case.refused
 
 
 def pairs(*functions: str) -> list[Any]:

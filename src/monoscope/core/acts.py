@@ -86,6 +86,18 @@ class Acts:
             parts.append(Acts(values.gather(-1, slots).where(inside, 0), b - a, own))
         return parts
 
+    @staticmethod
+    def joined(parts: Sequence[Acts]) -> Acts:
+        """Runs of features one after the other, as ``split`` takes them apart; dense unless all are sparse."""
+        n_features = sum(part.n_features for part in parts)
+        indices, start = [], 0
+        for part in parts:
+            if part.indices is None:
+                return Acts(torch.cat([each.dense() for each in parts], dim=-1), n_features)
+            indices.append(part.indices + start)
+            start += part.n_features
+        return Acts(torch.cat([part.values for part in parts], dim=-1), n_features, torch.cat(indices, dim=-1))
+
     def where(self, features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
         """Activations of the chosen features, densely, in the order they are given; repeats are allowed."""
         if self.indices is None:

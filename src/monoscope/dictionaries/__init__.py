@@ -2,6 +2,7 @@
 
 from monoscope.dictionaries.autoencoder import Autoencoder
 from monoscope.dictionaries.base import Dictionary, Wiring
+from monoscope.dictionaries.cross_layer import CrossLayer
 from monoscope.dictionaries.crosscoder import Crosscoder
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.itda import ITDA, chance_jaccard, jaccard
@@ -16,6 +17,7 @@ __all__ = [
     "ITDA",
     "ActivationFunction",
     "Autoencoder",
+    "CrossLayer",
     "Crosscoder",
     "Dictionary",
     "Lorsa",

@@ -232,6 +232,9 @@ class Wiring(Config, family="wiring"):
     accepts_functions: ClassVar[frozenset[str] | None] = None
     """Kinds of the only activation functions this wiring takes; None where any will do."""
 
+    has_layers: ClassVar[bool] = False
+    """Whether features belong to layers, so that a function may choose within each or among all."""
+
     grows: ClassVar[bool] = False
     """Whether features are taken from data, one by one, in place of training by gradient."""
 

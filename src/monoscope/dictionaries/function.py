@@ -37,6 +37,9 @@ class ActivationFunction(nn.Module, ABC):
         accepts_wirings: ClassVar[frozenset[str] | None] = None
         """Kinds of the only wirings that can serve the function; None where any can."""
 
+        is_elementwise: ClassVar[bool] = False
+        """Whether a feature's activation depends on its own pre-activation alone."""
+
         across_layers: ClassVar[bool] = False
         """Whether the function chooses among the features of all layers at once."""
 

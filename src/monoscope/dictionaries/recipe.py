@@ -7,13 +7,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+import monoscope.dictionaries.cross_layer
+import monoscope.dictionaries.crosscoder
 import monoscope.dictionaries.lorsa
 import monoscope.dictionaries.variants  # noqa: F401  (makes the kinds known)
 from monoscope.core.config import Config
 from monoscope.core.site import Site
 from monoscope.dictionaries.autoencoder import Autoencoder
 from monoscope.dictionaries.base import Dictionary, Wiring
-from monoscope.dictionaries.crosscoder import Crosscoder  # noqa: F401  (makes the kind known)
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.initialize import Initialization, Origin
 from monoscope.dictionaries.objective import FVU, Term
@@ -77,7 +78,7 @@ class Recipe(Config):
             raise ValueError(
                 f"wiring {_kind(wiring)!r} takes a function of kind {_or(wiring.accepts_functions)}, found {function!r}"
             )
-        if self.function.across_layers and wiring.accepts_functions is None:
+        if self.function.across_layers and not wiring.has_layers:
             raise ValueError(
                 f"function {function!r} chooses among the features of several layers, and wiring {_kind(wiring)!r} has "
                 f"one layer; use {function.replace('layer_', '')!r}"

@@ -1,10 +1,11 @@
 """The one place that knows layouts, kernels and devices."""
 
-from monoscope.ops.api import decode, encode, kth_largest, pursue
+from monoscope.ops.api import decode, encode, encode_layers, kth_largest, pursue
 from monoscope.ops.mixture import mixture
 from monoscope.ops.selection import (
     AboveThreshold,
     AbsTopKPerToken,
+    EachLayer,
     LargestPerGroup,
     Selection,
     TopKPerBatch,
@@ -14,12 +15,14 @@ from monoscope.ops.selection import (
 __all__ = [
     "AboveThreshold",
     "AbsTopKPerToken",
+    "EachLayer",
     "LargestPerGroup",
     "Selection",
     "TopKPerBatch",
     "TopKPerToken",
     "decode",
     "encode",
+    "encode_layers",
     "kth_largest",
     "mixture",
     "pursue",

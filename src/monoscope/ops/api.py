@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monoscope.core.acts import Acts
-from monoscope.ops import cpu, pursuit, reference
+from monoscope.ops import cpu, layers, pursuit, reference
 from monoscope.ops.selection import Selection
 
 
@@ -39,6 +40,27 @@ def encode(
     values, indices = cpu.encode(flat, W_enc, b_enc, selection, center, norm, dtype or x.dtype)
     shape = (*x.shape[:-1], values.shape[-1])
     return Acts(values.view(shape), n_features, indices.view(shape))
+
+
+def encode_layers(
+    x: Float[Tensor, "*batch layer d"],
+    W_enc: Sequence[Float[Tensor, "d F"]],
+    b_enc: Sequence[Float[Tensor, " F"]],
+    selection: Selection,
+    *,
+    norm: Float[Tensor, " LF"] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Acts:
+    """Pre-activations, by an encoder for each layer, of the entries that survive; see ``reference.encode_layers``."""
+    flat, n_features = x.reshape(-1, *x.shape[-2:]), W_enc[0].shape[1]
+    if not _fast(flat, *W_enc, *b_enc, norm):
+        dense = reference.encode_layers(flat, W_enc, b_enc, selection, norm=norm)
+        return Acts(dense.view(*x.shape[:-2], n_features * len(W_enc)), n_features * len(W_enc))
+    parts = layers.encode_layers(flat, W_enc, b_enc, selection, norm, dtype or x.dtype)
+    sparse = Acts.joined([Acts(values, n_features, indices) for values, indices in parts])
+    assert sparse.indices is not None
+    shape = (*x.shape[:-2], sparse.values.shape[-1])
+    return Acts(sparse.values.view(shape), sparse.n_features, sparse.indices.view(shape))
 
 
 def decode(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]:

@@ -19,6 +19,7 @@ from monoscope.ops.reference import chosen
 from monoscope.ops.selection import (
     AboveThreshold,
     AbsTopKPerToken,
+    EachLayer,
     LargestPerGroup,
     PerToken,
     Selection,
@@ -66,6 +67,8 @@ def _still_kept(score: Tensor, candidate: Tensor, indices: Tensor, selection: Se
             return candidate & (score >= kth_largest(kept, max(1, min(round(k * len(score)), len(kept)))))
         case AboveThreshold(threshold):
             return candidate & (score > threshold[indices])
+        case EachLayer():
+            raise AssertionError("layers are encoded by encode_layers")
 
 
 class Blocks:
@@ -76,6 +79,10 @@ class Blocks:
         self.norm = None if norm is None else norm.to(dtype)
         self.n, self.n_features = len(z), len(rows)
         self.size = max(1, min(self.n, BLOCK_ENTRIES // self.n_features))
+
+    def score(self, feature: Tensor, value: Tensor) -> Tensor:
+        """Scores of entries."""
+        return value if self.norm is None else value * self.norm.float()[feature]
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Rows, their pre-activations, and their scores; one empty block where there are no rows."""
@@ -90,15 +97,18 @@ class Blocks:
 def _select(blocks: Blocks, selection: Selection) -> tuple[Tensor, Tensor]:
     match selection:
         case TopKPerToken() | AbsTopKPerToken() | LargestPerGroup():
-            return _per_token(blocks, selection)
+            return per_token(blocks, selection)
         case TopKPerBatch(k):
             return _top_per_batch(blocks, max(1, min(round(k * blocks.n), blocks.n * blocks.n_features)))
         case AboveThreshold(threshold):
-            found = [_entries(rows, pre, score > threshold.to(score.dtype)) for rows, pre, score in blocks]
-            return _pad(*(torch.cat(parts) for parts in zip(*found, strict=True)), n=blocks.n)
+            found = [entries(rows, pre, score > threshold.to(score.dtype)) for rows, pre, score in blocks]
+            return pad(*(torch.cat(parts) for parts in zip(*found, strict=True)), n=blocks.n)
+        case EachLayer():
+            raise AssertionError("layers are encoded by encode_layers")
 
 
-def _per_token(blocks: Blocks, selection: PerToken) -> tuple[Tensor, Tensor]:
+def per_token(blocks: Blocks, selection: PerToken) -> tuple[Tensor, Tensor]:
+    """Values and indices [n, k] of what a rule with a fixed number per token chooses."""
     values, indices = [], []
     for _, pre, score in blocks:
         indices.append(chosen(score, selection))
@@ -117,9 +127,8 @@ def _top_per_batch(blocks: Blocks, n_kept: int) -> tuple[Tensor, Tensor]:
             if bound < 0:
                 rank = min(score.numel(), round(1.3 * share * score.numel()) + 8)
                 bound = max(0.0, kth_largest(score.float(), rank).item())
-            entries = _entries(rows, pre, score >= bound)
-            kept_scores = entries[2] if blocks.norm is None else entries[2] * blocks.norm.float()[entries[1]]
-            found.append((*entries, kept_scores))
+            token, feature, value = entries(rows, pre, score >= bound)
+            found.append((token, feature, value, blocks.score(feature, value)))
         token, feature, value, score = (torch.cat(parts) for parts in zip(*found, strict=True))
         if len(score) >= n_kept or bound <= 0:
             break
@@ -127,16 +136,17 @@ def _top_per_batch(blocks: Blocks, n_kept: int) -> tuple[Tensor, Tensor]:
     if len(score) > n_kept:
         keep = score >= kth_largest(score, n_kept)
         token, feature, value = token[keep], feature[keep], value[keep]
-    return _pad(token, feature, value, n=blocks.n)
+    return pad(token, feature, value, n=blocks.n)
 
 
-def _entries(rows: slice, pre: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def entries(rows: slice, pre: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Token, feature and value of kept, positive entries of a block, ordered by token."""
     token, feature = (keep & (pre > 0)).nonzero(as_tuple=True)
     return token + rows.start, feature, pre[token, feature].float()
 
 
-def _pad(token: Tensor, feature: Tensor, value: Tensor, *, n: int) -> tuple[Tensor, Tensor]:
-    # Entries arrive ordered by token.
+def pad(token: Tensor, feature: Tensor, value: Tensor, *, n: int) -> tuple[Tensor, Tensor]:
+    """Entries ordered by token as values and indices [n, k], rows padded with zeros."""
     counts = torch.bincount(token, minlength=n)
     k = max(1, int(counts.max())) if len(counts) else 1
     slot = torch.arange(len(token)) - (counts.cumsum(0) - counts)[token]

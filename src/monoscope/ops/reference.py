@@ -6,6 +6,7 @@ Shapes: N tokens, d width, F features, k kept per token. Sparse entries are ``va
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from monoscope.ops.selection import (
     AboveThreshold,
     AbsTopKPerToken,
+    EachLayer,
     LargestPerGroup,
     PerToken,
     Selection,
@@ -32,6 +34,9 @@ def keep(score: Float[Tensor, "n F"], selection: Selection) -> Bool[Tensor, "n F
             return score >= kth_largest(score, max(1, min(round(k * len(score)), score.numel())))
         case AboveThreshold(threshold):
             return score > threshold
+        case EachLayer(rules):
+            layers = score.chunk(len(rules), dim=-1)
+            return torch.cat([keep(part, rule) for part, rule in zip(layers, rules, strict=True)], dim=-1)
 
 
 def chosen(score: Float[Tensor, "*batch F"], selection: PerToken) -> Int[Tensor, "*batch k"]:
@@ -64,6 +69,24 @@ def encode(
     """
     z = x if center is None else x - center
     pre = z @ W_enc + b_enc
+    score = pre.detach() if norm is None else pre.detach() * norm.detach()
+    return (pre if selection.is_signed else pre.relu()) * keep(score, selection)
+
+
+def encode_layers(
+    x: Float[Tensor, "n layer d"],
+    W_enc: Sequence[Float[Tensor, "d F"]],
+    b_enc: Sequence[Float[Tensor, " F"]],
+    selection: Selection,
+    *,
+    norm: Float[Tensor, " LF"] | None = None,
+) -> Float[Tensor, "n LF"]:
+    """``encode`` with an encoder for each layer: ``pre = [x_l @ W_enc[l] + b_enc[l] for every layer l]``.
+
+    The selection is among the features of all layers, or each layer's own (``EachLayer``).
+    """
+    layers = zip(x.unbind(1), W_enc, b_enc, strict=True)
+    pre = torch.cat([x_l @ weight + bias for x_l, weight, bias in layers], dim=-1)
     score = pre.detach() if norm is None else pre.detach() * norm.detach()
     return (pre if selection.is_signed else pre.relu()) * keep(score, selection)
 

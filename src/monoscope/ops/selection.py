@@ -56,4 +56,17 @@ class AboveThreshold:
 PerToken = TopKPerToken | AbsTopKPerToken | LargestPerGroup
 """Rules that choose a fixed number of features for each token, whatever the others do."""
 
-Selection = PerToken | TopKPerBatch | AboveThreshold
+
+@dataclass(frozen=True, slots=True)
+class EachLayer:
+    """A rule for each of several layers, whose features follow each other in equal numbers."""
+
+    rules: tuple[PerToken | TopKPerBatch | AboveThreshold, ...]
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the rules keep signs."""
+        return self.rules[0].is_signed
+
+
+Selection = PerToken | TopKPerBatch | AboveThreshold | EachLayer

@@ -40,6 +40,7 @@ class Gated(ActivationFunction):
     class Config(ActivationFunction.Config):
         """Gated has no settings."""
 
+        is_elementwise: ClassVar[bool] = True
         needs_terms: ClassVar[frozenset[str]] = frozenset({"gate_l1"})
         kind: Literal["gated"] = "gated"
 

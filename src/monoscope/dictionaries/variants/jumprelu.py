@@ -38,6 +38,7 @@ class JumpReLU(ActivationFunction):
     class Config(ActivationFunction.Config):
         """Settings of JumpReLU."""
 
+        is_elementwise: ClassVar[bool] = True
         needs_terms: ClassVar[frozenset[str]] = frozenset({"l0", "tanh", "tanh_quad", "target_l0"})
         kind: Literal["jumprelu"] = "jumprelu"
         threshold: float = Field(default=0.1, ge=0, description="initial, in score units")

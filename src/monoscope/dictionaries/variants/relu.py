@@ -29,6 +29,7 @@ class ReLU(ActivationFunction):
     class Config(ActivationFunction.Config):
         """ReLU has no settings."""
 
+        is_elementwise: ClassVar[bool] = True
         needs_terms: ClassVar[frozenset[str]] = frozenset({"l1", "lp", "tanh", "tanh_quad"})
         kind: Literal["relu"] = "relu"
 
