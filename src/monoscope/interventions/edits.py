@@ -5,6 +5,8 @@ contribution to the site's value,
 
     x  ->  x + (acts_new[f] - acts[f]) * W_dec[f]
 
+or of whatever the feature contributes to its reconstruction, such as a map of what is read in a MOLT,
+
 so the dictionary's error is kept: an edit that changes no activation changes nothing. Activations are computed where
 the dictionary reads, at the time of the pass; each edit sees what the edits before it left.
 
@@ -24,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monoscope.core.acts import Acts
 from monoscope.core.errors import MismatchError, UserError
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
@@ -133,7 +136,8 @@ def _change(
 ) -> Edits:
     def rewrite(x: Tensor, target: Tensor) -> Tensor:
         acts = dictionary.encode(x).where(features.to(x.device))
-        changed = target + change(acts) @ _rows(dictionary, features)
+        changes = Acts(change(acts), len(features))
+        changed = target + dictionary.decode_of(changes, x, features.to(x.device))
         return _kept(changed, target, skip_first)
 
     return reading(dictionary, rewrite)
@@ -149,7 +153,10 @@ def _kept(changed: Tensor, x: Tensor, skip_first: int) -> Tensor:
 
 
 def _rows(dictionary: Dictionary, features: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
-    return dictionary.get_parameter("W_dec")[features]
+    named = dict(dictionary.named_parameters())
+    if "W_dec" not in named:
+        raise MismatchError(f"features of a {type(dictionary).__name__} are maps, and have no direction to steer along")
+    return named["W_dec"][features]
 
 
 def _indices(dictionary: Dictionary, features: Features) -> Int[Tensor, " n"]:
