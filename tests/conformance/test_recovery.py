@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from monoscope.evals import mean_max_cosine, recovery
+from monoscope.evals.worlds.matching import match, mcc
 from monoscope.harvest import World, synthetic
 from monoscope.training import train
 
@@ -17,6 +18,7 @@ SUPERPOSED = World(n_features=128, d=32, p_max=0.02)  # four directions to a dim
 def recipes(n_features: int, l0: float, l1: float) -> dict[str, dict[str, Any]]:
     """The methods, at the true L0 where they let one choose it."""
     wiring = {"kind": "autoencoder", "n_features": n_features}
+    squared = {"reconstruction": {"kind": "squared_error"}}
     hard = {"reconstruction": {"kind": "fvu"}, "revive": {"kind": "auxk"}}
     return {
         "topk": {"wiring": wiring, "function": {"kind": "topk", "k": round(l0 + 0.5)}, "terms": hard},
@@ -29,8 +31,25 @@ def recipes(n_features: int, l0: float, l1: float) -> dict[str, dict[str, Any]]:
         "relu": {
             "wiring": wiring,
             "function": {"kind": "relu"},
-            "terms": {"reconstruction": {"kind": "squared_error"}, "sparsity": {"kind": "l1", "weight": l1}},
+            "terms": squared | {"sparsity": {"kind": "l1", "weight": l1}},
         },
+        "gated": {
+            "wiring": wiring,
+            "function": {"kind": "gated"},
+            "terms": squared | {"sparsity": {"kind": "gate_l1", "weight": 3 * l1}, "gate": {"kind": "gate_aux"}},
+        },
+        # Activations here are near 4, where tanh of four times as much is flat: c = 0.3 asks for the same slope.
+        "tanh": {
+            "wiring": wiring,
+            "function": {"kind": "jumprelu", "calibrate_l0": l0},
+            "terms": squared | {"sparsity": {"kind": "tanh", "weight": 4 * l1, "c": 0.3}, "near": {"kind": "preact"}},
+        },
+        "tanh_quad": {
+            "wiring": wiring,
+            "function": {"kind": "jumprelu", "calibrate_l0": l0},
+            "terms": squared | {"sparsity": {"kind": "tanh_quad", "weight": 0.3 * l1, "c": 0.3}},
+        },
+        "abs_topk": {"wiring": wiring, "function": {"kind": "abs_topk", "k": round(l0 + 0.5)}, "terms": hard},
     }
 
 
@@ -38,7 +57,13 @@ def recipes(n_features: int, l0: float, l1: float) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("world", "tokens", "methods", "at_least"),
     [
-        pytest.param(ORTHOGONAL, 400_000, ("topk", "batch_topk", "jumprelu", "relu"), 0.95, id="orthogonal"),
+        pytest.param(
+            ORTHOGONAL,
+            400_000,
+            ("topk", "batch_topk", "jumprelu", "relu", "gated", "tanh", "tanh_quad"),
+            0.95,
+            id="orthogonal",
+        ),
         # L1 shrinks and tilts directions that overlap, so ReLU is held to the orthogonal world alone.
         pytest.param(SUPERPOSED, 1_200_000, ("topk", "batch_topk", "jumprelu"), 0.9, id="superposed"),
     ],
@@ -63,3 +88,16 @@ def test_planted_directions_are_recovered(world: World, tokens: int, methods: tu
     for name, dictionary in zip(methods, found, strict=True):
         step = dictionary(fresh)
         assert 0.5 * l0 < step.acts.l0().float().mean() < 2.5 * l0, (name, scores)
+
+
+@pytest.mark.slow
+def test_signed_coefficients_need_signed_features_or_twice_as_many() -> None:
+    source = synthetic(ORTHOGONAL.model_copy(update={"signed": True}), batch_tokens=1024)
+    n, l0 = ORTHOGONAL.n_features, float(source.probabilities.sum())
+    chosen = [recipes(n, l0, 1.0)["abs_topk"], recipes(n, l0, 1.0)["topk"], recipes(2 * n, l0, 1.0)["topk"]]
+    settings = {"tokens": 400_000, "batch_tokens": 1024, "optimizer": {"kind": "adam", "lr": 1e-2}}
+    scores = [mcc(match(d.W_dec, source.directions)) for d in train(chosen, source, **settings)]
+    signed, one_sided, twice_as_wide = scores
+    assert signed > 0.95, scores
+    assert one_sided < 0.9, scores
+    assert twice_as_wide > 0.95, scores

@@ -43,6 +43,9 @@ class ActivationFunction(nn.Module, ABC):
         across_layers: ClassVar[bool] = False
         """Whether the function chooses among the features of all layers at once."""
 
+        k_may_move: ClassVar[bool] = True
+        """Whether a schedule may change k, where there is one."""
+
         def build(self, n_features: int) -> ActivationFunction:
             """The function for a number of features. Raises ConfigError for settings they cannot satisfy."""
             raise NotImplementedError

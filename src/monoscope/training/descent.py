@@ -49,6 +49,9 @@ class Descent(Run):
             if name == "function.k" and "k" not in type(self.recipe.function).model_fields:
                 kind = self.recipe.function.to_dict()["kind"]
                 raise ConfigError(f"schedules hold 'function.k', and the function {kind!r} has no k")
+            if name == "function.k" and not self.recipe.function.k_may_move:
+                kind = self.recipe.function.to_dict()["kind"]
+                raise ConfigError(f"schedules hold 'function.k', and k of {kind!r} says how features are grouped")
             if name.startswith("terms.") and (term := name.split(".")[1]) not in self.weights:
                 raise ConfigError(
                     f"schedules hold {name!r}, and the recipe no such term; {nearest(term, self.weights)}"

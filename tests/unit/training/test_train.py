@@ -248,6 +248,9 @@ def test_bad_settings_are_refused_before_anything_runs(tmp_path: Path) -> None:
         train(RECIPE, x, batch=3)
     with pytest.raises(ConfigError, match="no reconstruction term"):
         train(RECIPE | {"terms": {"a": {"kind": "auxk"}}}, x, **FAST)
+    moving = {"function.k": {"kind": "anneal", "start": 4.0, "over": 0.5}}
+    with pytest.raises(ConfigError, match="k of 'group_max' says how features are grouped"):
+        train(RECIPE | {"function": {"kind": "group_max", "k": 4}}, x, **FAST, schedules=moving)
     with pytest.raises(ConfigError, match="has no k"):
         jump = {"kind": "jumprelu"}
         terms = {"r": {"kind": "fvu"}, "s": {"kind": "l0"}}

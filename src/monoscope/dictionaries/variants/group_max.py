@@ -11,7 +11,7 @@ Source: EleutherAI/sparsify, pull request 49. Shapes: F features.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,7 @@ class GroupMax(ActivationFunction):
     class Config(ActivationFunction.Config):
         """Settings of GroupMax."""
 
+        k_may_move: ClassVar[bool] = False
         kind: Literal["group_max"] = "group_max"
         k: int = Field(default=64, ge=1, description="groups, and so features kept per token")
 
