@@ -94,9 +94,15 @@ def test_planted_directions_are_recovered(world: World, tokens: int, methods: tu
 def test_signed_coefficients_need_signed_features_or_twice_as_many() -> None:
     source = synthetic(ORTHOGONAL.model_copy(update={"signed": True}), batch_tokens=1024)
     n, l0 = ORTHOGONAL.n_features, float(source.probabilities.sum())
-    chosen = [recipes(n, l0, 1.0)["abs_topk"], recipes(n, l0, 1.0)["topk"], recipes(2 * n, l0, 1.0)["topk"]]
-    settings = {"tokens": 400_000, "batch_tokens": 1024, "optimizer": {"kind": "adam", "lr": 1e-2}}
-    scores = [mcc(match(d.W_dec, source.directions)) for d in train(chosen, source, **settings)]
+    kinds = [("abs_topk", n), ("topk", n), ("topk", 2 * n)]
+    found = train(
+        [recipes(width, l0, 1.0)[kind] for kind, width in kinds],
+        source,
+        tokens=400_000,
+        batch_tokens=1024,
+        optimizer={"kind": "adam", "lr": 1e-2},
+    )
+    scores = [mcc(match(d.get_parameter("W_dec"), source.directions)) for d in found]
     signed, one_sided, twice_as_wide = scores
     assert signed > 0.95, scores
     assert one_sided < 0.9, scores
