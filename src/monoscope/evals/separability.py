@@ -107,7 +107,7 @@ def _places(acts: Float[Tensor, "N F"], bins: int) -> Int[Tensor, "N F"]:
 
 
 def _histograms(places: Int[Tensor, "N F"], concepts: Int[Tensor, " N"], bins: int) -> Float[Tensor, "C F B"]:
-    n, n_features = places.shape
+    n_features = places.shape[1]
     n_concepts, n_places = int(concepts.max()) + 1, bins + 1
     cell = (concepts[:, None] * n_features + torch.arange(n_features)) * n_places + places
     counts = torch.bincount(cell.flatten(), minlength=n_concepts * n_features * n_places)

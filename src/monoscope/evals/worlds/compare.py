@@ -37,8 +37,8 @@ class Budget:
     held_out: tokens of the examination; ceilings get at most half as many
     """
 
-    tokens: int = 300_000
-    batch_tokens: int = 1024
+    tokens: int = 200_000
+    batch_tokens: int = 768
     lr: float = 1.5e-2
     held_out: int = 20_000
 
