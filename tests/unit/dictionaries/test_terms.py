@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_autoencoder import D, F, K, N, activations, autoencoder, recipe, term
 from torch import Tensor
+from torch.nn.utils import stateless
 
 from monoscope.core.errors import ConfigError
 from monoscope.dictionaries import Autoencoder
@@ -88,6 +89,39 @@ class TestPenalties:
             dictionary.b_enc.mul_(scale)
             dictionary.W_dec.div_(scale[:, None])
         torch.testing.assert_close([term(kind).value(dictionary(x)) for kind in kinds], before)
+
+
+RELU = {"kind": "relu"}, SQUARED, {"kind": "l1"}
+GATED = {"kind": "gated"}, SQUARED, {"kind": "gate_l1"}, {"kind": "gate_aux"}
+ENCODER = ("W_enc", "b_enc")
+SMOOTH = {
+    "lp": (RELU, (*ENCODER, "W_dec")),
+    "tanh": (RELU, (*ENCODER, "W_dec")),
+    "tanh_quad": (RELU, (*ENCODER, "W_dec")),
+    "preact": (SPARSE, (*ENCODER, "W_dec", "activation.threshold")),
+    "matryoshka": (({"kind": "abs_topk", "k": K},), (*ENCODER, "W_dec", "b_dec")),
+    "multi_topk": (({"kind": "topk", "k": K},), (*ENCODER, "W_dec", "b_dec")),
+    "gate_l1": (GATED, ("W_enc", "W_dec", "activation.b_gate")),
+    "gate_aux": (GATED, ("W_enc", "activation.b_gate")),
+    "kl": (
+        ({"kind": "variational", "k": K, "sigma": 0.5, "learn_sigma": True},),
+        (*ENCODER, "activation.log_variance"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SMOOTH)
+def test_gradients_are_finite_differences(kind: str) -> None:
+    losses, names = SMOOTH[kind]
+    dictionary = autoencoder(*losses, unit_norm=False, center=False).double()
+    x = activations(5, torch.float64)
+
+    def value(*parameters: Tensor) -> Tensor:
+        with stateless._reparametrize_module(dictionary, dict(zip(names, parameters, strict=True))):
+            return term(kind).value(dictionary(x))
+
+    parameters = tuple(dictionary.get_parameter(name).detach().clone().requires_grad_() for name in names)
+    assert torch.autograd.gradcheck(value, parameters, eps=1e-7, atol=1e-5)
 
 
 class TestPreAct:

@@ -120,5 +120,5 @@ class _DecodeHeldFixed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (dacts,) = torch.autograd.grad(ctx.recon, ctx.acts, grads[0])
+        (dacts,) = torch.autograd.grad(ctx.recon, ctx.acts, grads[0], retain_graph=True)
         return dacts, None
