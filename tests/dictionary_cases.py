@@ -46,6 +46,8 @@ class Case:
         default_factory=lambda: {
             "W_enc": "encoder",
             "b_enc": "encoder",
+            "W_glu": "encoder",
+            "b_glu": "encoder",
             "W_dec": "decoder",
             "A": "decoder",
             "B": "decoder",
@@ -83,6 +85,7 @@ WIRINGS: dict[str, Case] = {
     "scaled": Case(AUTOENCODER | {"scale_by_decoder_norm": True, "unit_norm": False}, is_centered=True),
     "transcoder": Case(AUTOENCODER, writes=(OUT,)),
     "skip": Case(AUTOENCODER | {"skip": True}, writes=(OUT,)),
+    "glu": Case(AUTOENCODER | {"glu": True}, is_centered=True, refused=frozenset({"gated"})),
     "molt": Case({"kind": "molt", "n_features": 60, "groups": 2, "rank": 2}, writes=(OUT,)),
     "matching_pursuit": Case({"kind": "matching_pursuit", "n_features": F}),
     "crosscoder": Case(CROSSCODER, LAYERS, LAYERS, spread=0.5),

@@ -3,8 +3,11 @@
     z = x - b_dec (center) or x        pre = z @ W_enc + b_enc        acts = phi(pre)
     recon = acts @ W_dec + b_dec (+ x @ W_skip)
 
+With a gated linear unit, pre = (z @ W_enc + b_enc) * sigmoid(z @ W_glu + b_glu).
+
 Sources: Bricken et al. 2023, Towards Monosemanticity; Cunningham et al. 2023 (arXiv:2309.08600). Transcoder: Dunefsky
-et al. 2024 (arXiv:2406.11944). Skip: Paulo et al. 2025 (arXiv:2501.18823).
+et al. 2024 (arXiv:2406.11944). Skip: Paulo et al. 2025 (arXiv:2501.18823). GLU: OpenMOSS llamascopium,
+``models/sae.py``.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ class Autoencoder(Dictionary):
     """Sparse autoencoder or transcoder.
 
     Shapes: W_enc [d_in, F], stored feature by feature so that a feature's encoder is one run of memory; b_enc [F];
-    W_dec [F, d_out]; b_dec [d_out]; W_skip [d_in, d_out] or None.
+    W_dec [F, d_out]; b_dec [d_out]; W_skip [d_in, d_out], W_glu [d_in, F] and b_glu [F] or None.
     """
 
     class Config(Wiring):
@@ -39,6 +42,7 @@ class Autoencoder(Dictionary):
         kind: Literal["autoencoder"] = "autoencoder"
         n_features: int = Field(default=4096, ge=1)
         skip: bool = False
+        glu: bool = Field(default=False, description="pre-activations times sigmoids of their own, a gated linear unit")
         center: bool | None = Field(default=None, description="subtract b_dec before encoding; None: if an SAE")
         unit_norm: bool | None = Field(default=None, description="decoder rows of norm 1; None: if an SAE")
         scale_by_decoder_norm: bool = False
@@ -66,7 +70,13 @@ class Autoencoder(Dictionary):
                     "unit_norm": is_sae if self.unit_norm is None else self.unit_norm,
                 }
             )
-            return Autoencoder(config, function.build(self.n_features), reads, writes, widths)
+            activation = function.build(self.n_features)
+            if self.glu and activation.owns_bias:
+                raise ConfigError(
+                    f"glu multiplies pre-activations, and the biases of {function.to_dict()['kind']!r} could not be "
+                    "moved behind it at inference: leave it out"
+                )
+            return Autoencoder(config, activation, reads, writes, widths)
 
     def __init__(
         self,
@@ -88,11 +98,18 @@ class Autoencoder(Dictionary):
         self.W_dec = nn.Parameter(torch.zeros(self.n_features, self.d_out))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out))
         self.W_skip = nn.Parameter(torch.zeros(self.d_in, self.d_out)) if config.skip else None
+        self.W_glu = nn.Parameter(torch.zeros(self.n_features, self.d_in).T) if config.glu else None
+        self.b_glu = nn.Parameter(torch.zeros(self.n_features)) if config.glu else None
+        if config.glu:
+            self.feature_axes |= {"W_glu": 1, "b_glu": 0}
 
     def preacts(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch F"]:
-        """Pre-activations: ``z @ W_enc + b_enc``."""
+        """Pre-activations: ``z @ W_enc + b_enc``, times ``sigmoid(z @ W_glu + b_glu)`` where there is a GLU."""
         z = x - self.b_dec if self.config.center else x
-        return z @ self.W_enc + self.b_enc
+        pre = z @ self.W_enc + self.b_enc
+        if self.W_glu is None or self.b_glu is None:
+            return pre
+        return pre * (z @ self.W_glu + self.b_glu).sigmoid()
 
     def initialize_(self, config: Initialization, sample: Sample, generator: torch.Generator) -> None:
         """Set every parameter, from scaled activations of one sample."""
@@ -109,7 +126,10 @@ class Autoencoder(Dictionary):
     def preacts_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
         """Pre-activations of chosen features; b_dec gets no gradient through the centering."""
         z = x - self.b_dec.detach() if self.config.center else x
-        return z @ self.W_enc.T[features].T + self.b_enc[features]
+        pre = z @ self.W_enc.T[features].T + self.b_enc[features]
+        if self.W_glu is None or self.b_glu is None:
+            return pre
+        return pre * (z @ self.W_glu.T[features].T + self.b_glu[features]).sigmoid()
 
     def decode_of(
         self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
@@ -120,7 +140,7 @@ class Autoencoder(Dictionary):
     def encode(self, x: Float[Tensor, "*batch d"]) -> Acts:
         """Feature activations."""
         selection, norm = self.activation.selection, self.score_norm()
-        if selection is None:
+        if selection is None or self.W_glu is not None:
             acts = self.activation(self.preacts(x), norm)
         else:
             center = self.b_dec if self.config.center else None
@@ -154,13 +174,15 @@ class Autoencoder(Dictionary):
 
     @torch.no_grad()
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
-        """W_enc *= s_in; W_dec, b_dec /= s_out; W_skip *= s_in / s_out; thresholds follow scores scaled by norms."""
+        """W_enc, W_glu *= s_in; W_dec, b_dec /= s_out; W_skip *= s_in / s_out; thresholds follow scaled scores."""
         s_in, s_out = scale_in.item(), scale_out.item()
         self.W_enc.mul_(s_in)
         self.W_dec.div_(s_out)
         self.b_dec.div_(s_out)
         if self.W_skip is not None:
             self.W_skip.mul_(s_in / s_out)
+        if self.W_glu is not None:
+            self.W_glu.mul_(s_in)
         if self.config.scale_by_decoder_norm:
             self.activation.rescale_scores_(1 / s_out)
 
