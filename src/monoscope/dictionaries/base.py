@@ -41,6 +41,9 @@ class Dictionary(nn.Module, ABC):
     per_token: ClassVar[bool] = True
     """Whether a token's activations depend on that token alone; else sequences are read, ``[sequence, pos, d]``."""
 
+    rates: ClassVar[Mapping[str, float]] = {}
+    """Learning rates of some parameters, as multiples of the others'."""
+
     feature_axes: Mapping[str, int]
 
     reads: tuple[Site, ...]

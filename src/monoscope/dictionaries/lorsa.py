@@ -43,6 +43,8 @@ class Lorsa(Dictionary):
     """
 
     per_token: ClassVar[bool] = False
+    # All features of a group move with its pattern: at the others' rate, it moves faster than they can follow.
+    rates: ClassVar[Mapping[str, float]] = dict.fromkeys(("W_Q", "W_K", "b_Q", "b_K", "q_norm", "k_norm"), 0.1)
 
     class Config(Wiring):
         """Settings of Lorsa; heads and form default to those of the model whose attention it decomposes."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import ConfigError, DataError, nearest
@@ -39,10 +39,18 @@ class Descent(Run):
         lm: LanguageModel | None = None,
     ) -> None:
         super().__init__(name, recipe, settings, dictionary, scales)
-        self.optimizer = settings.optimizer.build(dictionary.parameters())
+        self.optimizer = settings.optimizer.build(self._groups())
         self.weights = {name: term.weight for name, term in recipe.terms.items()}
         self.lm = lm if any(term.needs_model for term in recipe.terms.values()) else None
         self._check_schedules()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by the rate at which they learn, those of rate 1 first."""
+        by_rate: dict[float, list[nn.Parameter]] = {1.0: []}
+        for name, parameter in self.dictionary.named_parameters():
+            by_rate.setdefault(self.dictionary.rates.get(name, 1.0), []).append(parameter)
+        lr = self.settings.optimizer.lr
+        return [{"params": parameters, "rate": rate, "lr": lr * rate} for rate, parameters in by_rate.items()]
 
     def _check_schedules(self) -> None:
         for name in self.settings.schedules:
@@ -72,7 +80,7 @@ class Descent(Run):
             factor = schedule.factor(number, settings.steps, settings.batch_tokens)
             if name == "optimizer.lr":
                 for group in self.optimizer.param_groups:
-                    group["lr"] = settings.optimizer.lr * factor
+                    group["lr"] = settings.optimizer.lr * factor * group["rate"]
             elif name == "function.k":
                 full = self.recipe.function.to_dict()["k"]
                 moved = min(full * factor, self.dictionary.n_features)

@@ -11,6 +11,8 @@ from torch import nn
 
 from monoscope.core.config import Config
 
+Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+
 
 class Optimizer(Config, family="optimizer"):
     """Which optimizer, and its settings."""
@@ -20,8 +22,8 @@ class Optimizer(Config, family="optimizer"):
 
     lr: float = Field(gt=0)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer of some parameters."""
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
+        """The optimizer of some parameters, or of groups that may have learning rates of their own."""
         raise NotImplementedError
 
 
@@ -34,7 +36,7 @@ class Adam(Optimizer):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+    def build(self, parameters: Parameters) -> torch.optim.Adam:
         """The optimizer of some parameters."""
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
@@ -50,7 +52,7 @@ class Sign(Optimizer):
     lr: float = Field(default=1e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> SignedMomentum:
+    def build(self, parameters: Parameters) -> SignedMomentum:
         """The optimizer of some parameters."""
         return SignedMomentum(parameters, self.lr, self.momentum)
 
@@ -58,7 +60,7 @@ class Sign(Optimizer):
 class SignedMomentum(torch.optim.Optimizer):
     """The optimizer that ``Sign`` builds."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float) -> None:
+    def __init__(self, parameters: Parameters, lr: float, momentum: float) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()

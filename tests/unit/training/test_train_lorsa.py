@@ -62,6 +62,20 @@ def test_it_learns_and_knows_its_form(function: dict[str, Any], tmp_path: Any) -
     assert 2 < after.firing.l0 < 5
 
 
+def test_patterns_learn_at_a_tenth_of_the_rate() -> None:
+    lm = tiny_lm()
+    settings: dict[str, Any] = {"tokens": 240, "batch_tokens": 240, "seed": 0}
+    rate = {"optimizer": {"kind": "sign", "lr": 1e-3, "momentum": 0.0}, "schedules": {}}
+    still = {"optimizer": {"kind": "sign", "lr": 1e-12, "momentum": 0.0}, "schedules": {}}
+    recipe = RECIPE | {"normalize": "none"}
+    moved, start = (train(recipe, source(lm), **SITES, lm=lm, **settings, **how) for how in (rate, still))
+    steps = {
+        name: (moved.get_parameter(name) - start.get_parameter(name)).abs().max().item() for name in ("W_Q", "W_dec")
+    }
+    assert steps["W_dec"] == pytest.approx(1e-3, rel=0.01)
+    assert steps["W_Q"] == pytest.approx(1e-4, rel=0.01)
+
+
 def test_without_the_model_the_form_has_to_be_said() -> None:
     lm = tiny_lm()
     with pytest.raises(ConfigError, match="pass train"):
