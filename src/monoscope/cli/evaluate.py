@@ -38,15 +38,23 @@ def evaluate(
         settings = EvaluateConfig.from_dict(table)
         dictionary = load(settings.dictionary)
         settings = settings.as_trained(dictionary)
-        lm = settings.language_model()
-        settings.check_models(dictionary, {"": lm})
-        windows = settings.windows(lm)
-        result = evals.evaluate(lm, dictionary, windows, batch=settings.windows_per_batch, skip=settings.skip)
+        lms = settings.language_models()
+        settings.check_models(dictionary, lms)
+        windows = settings.windows(next(iter(lms.values())))
+        labels = dict.fromkeys(site.model for site in dictionary.writes)
+        results = {
+            label: evals.evaluate(
+                lms, dictionary, windows, batch=settings.windows_per_batch, skip=settings.skip, model=label
+            )
+            for label in labels
+        }
+        tables = {label: result.to_dict() for label, result in results.items()}
+        table = next(iter(tables.values())) if len(tables) == 1 else {"models": tables}
         if out is not None:
             with output_directory(out, force=force) as partial:
                 write_text(partial / "evaluate.toml", settings.to_toml())
-                write_json(partial / "evaluation.json", result.to_dict())
+                write_json(partial / "evaluation.json", table)
         if as_json:
-            show(result.to_dict(), as_json=True)
+            show(table, as_json=True)
         else:
-            print(result)
+            print(*results.values(), sep="\n")

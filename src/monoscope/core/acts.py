@@ -98,6 +98,12 @@ class Acts:
             start += part.n_features
         return Acts(torch.cat([part.values for part in parts], dim=-1), n_features, torch.cat(indices, dim=-1))
 
+    def at_any_gate(self) -> Acts:
+        """Of activations with a gate at each site, ``[*batch, site, F]``, the largest of each feature."""
+        values = self.dense()
+        strongest = values.abs().argmax(-2, keepdim=True)
+        return Acts(values.gather(-2, strongest).squeeze(-2), self.n_features)
+
     def where(self, features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
         """Activations of the chosen features, densely, in the order they are given; repeats are allowed."""
         if self.indices is None:

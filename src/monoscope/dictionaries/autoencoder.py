@@ -158,6 +158,14 @@ class Autoencoder(Dictionary):
             raise ValueError("a dictionary with a skip decodes from its activations and x; pass decode(acts, x)")
         return recon + x @ self.W_skip
 
+    def decoder_rows(self, site: Site, features: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n d_out"]:
+        """Decoder rows of (chosen) features."""
+        return self.W_dec if features is None else self.W_dec[features]
+
+    def encoder_rows(self) -> Float[Tensor, "F d_in"]:
+        """Encoder columns of all features."""
+        return self.W_enc.T
+
     @torch.no_grad()
     def project_gradients_(self) -> None:
         """Remove each decoder row's gradient along the row: ``g -= (g . w) w``."""

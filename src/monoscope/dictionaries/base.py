@@ -96,6 +96,23 @@ class Dictionary(nn.Module, ABC):
         """
 
     @abstractmethod
+    def decoder_rows(self, site: Site, features: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n d_out"] | None:
+        """What (chosen) features write at a site per unit of activation; None where that depends on what is read."""
+
+    @abstractmethod
+    def encoder_rows(self) -> Float[Tensor, "F d_in"] | None:
+        """Directions along which features read, of several sites one behind the other; None where there are none."""
+
+    @property
+    def reads_apart(self) -> bool:
+        """Whether the features of each read site are known once that site is read, and write no earlier one."""
+        return False
+
+    def encode_read(self, number: int, x: Float[Tensor, "*batch d"]) -> Acts:
+        """Activations of the features of one read site, counted from 0; for dictionaries that read sites apart."""
+        raise NotImplementedError(f"the features of {type(self).__name__} read all its sites at once")
+
+    @abstractmethod
     def project_gradients_(self) -> None:
         """Remove, before an optimizer step, the part of the gradient that the constraint on weights would undo."""
 

@@ -128,12 +128,15 @@ class CrossLayer(Dictionary):
 
     @torch.no_grad()
     def initialize_(self, config: Initialization, sample: Sample, generator: torch.Generator) -> None:
-        """Encoders along random unit directions, decoders uniform in ``+-1 / sqrt(L d)``."""
+        """Encoders along random unit directions; decoders uniform in ``+-0.1 / sqrt(L d)``, so near the mean, not 0.
+
+        Scores are scaled by decoder norms, and decoders of 0 would leave nothing to choose by.
+        """
         if config.directions == "model":
             raise ConfigError("initialize.directions = 'model' starts from one MLP, and a CLT spans several layers")
         x, target = self._with_layers(sample.x), self._with_layers(sample.target)
         self.b_dec.copy_(decoder_biases(target, config.decoder_bias))
-        bound = (self.n_layers * self.d_out) ** -0.5
+        bound = 0.1 * (self.n_layers * self.d_out) ** -0.5
         for layer in range(self.n_layers):
             directions = unit_directions(self.n_per_layer, x[:, layer], config, generator)
             self.W_enc[layer].copy_(directions.T)
@@ -194,7 +197,7 @@ class CrossLayer(Dictionary):
             if x is None:
                 raise ValueError("a dictionary with a skip decodes from its activations and x; pass decode(acts, x)")
             recon = recon + torch.einsum("...ld,lde->...le", self._with_layers(x), self.W_skip)
-        return recon.squeeze(-2) if self.n_layers == 1 else recon
+        return self._without_layers(recon)
 
     def decode_of(
         self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
@@ -211,8 +214,7 @@ class CrossLayer(Dictionary):
         for layer, part in zip(chosen, acts.split(ends), strict=True):
             parts[layer] = part
         rows = [weight[own] for weight, own in zip(self.W_dec, each, strict=True)]
-        recon = self._decoded(parts, rows)
-        return recon.squeeze(-2) if self.n_layers == 1 else recon
+        return self._without_layers(self._decoded(parts, rows))
 
     def _decoded(self, parts: Sequence[Acts | None], rows: Sequence[Tensor]) -> Float[Tensor, "*batch layer d_out"]:
         """Sum over layers; a gather-sum for each serves all of its targets."""
@@ -240,6 +242,43 @@ class CrossLayer(Dictionary):
 
     def _with_layers(self, x: Tensor) -> Float[Tensor, "*batch layer d"]:
         return x.unsqueeze(-2) if self.n_layers == 1 else x
+
+    def _without_layers(self, x: Float[Tensor, "*batch layer d"]) -> Tensor:
+        return x.squeeze(-2) if self.n_layers == 1 else x
+
+    def decoder_rows(self, site: Site, features: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n d_out"]:
+        """Decoder rows of (chosen) features at a layer's site; 0 for features of later layers."""
+        target, parts = self.writes.index(site), []
+        each, order = self._by_layer(torch.arange(self.n_features) if features is None else features)
+        for layer, (rows, own) in enumerate(zip(self.W_dec, each, strict=True)):
+            parts.append(rows[own, target - layer] if layer <= target else rows.new_zeros(len(own), self.d_out))
+        written = torch.cat(parts)
+        return written if order is None else written[order.argsort()]
+
+    def encoder_rows(self) -> Float[Tensor, "F d_in"]:
+        """Encoder columns of all features, each at the layer it reads."""
+        return torch.cat([weight.T for weight in self.W_enc])
+
+    @property
+    def reads_apart(self) -> bool:
+        """Whether layers select apart: not where a budget is shared, until thresholds take its place."""
+        return not self.activation.config.across_layers
+
+    def encode_read(self, number: int, x: Float[Tensor, "*batch d"]) -> Acts:
+        """Activations of one layer's features, counted from 0."""
+        selection, norm = self.activation.selection, self.score_norm()
+        match selection:
+            case ops.EachLayer(rules):
+                rule = rules[number]
+            case ops.AboveThreshold(threshold):
+                rule = ops.AboveThreshold(threshold.chunk(self.n_layers)[number])
+            case _:
+                every = x.new_zeros(*x.shape[:-1], self.n_layers, self.d_in)
+                every[..., number, :] = x
+                ends = range(self.n_per_layer, self.n_features + 1, self.n_per_layer)
+                return self.encode(self._without_layers(every)).split(ends)[number]
+        own = None if norm is None else norm.chunk(self.n_layers)[number]
+        return ops.encode(x, self.W_enc[number], self.b_enc[number], rule, norm=own, dtype=self.encode_dtype)
 
     def project_gradients_(self) -> None:
         """Nothing: decoder norms are free."""

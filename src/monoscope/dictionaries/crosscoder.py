@@ -204,6 +204,15 @@ class Crosscoder(Dictionary):
             return pre
         return pre[..., None, :].expand(*pre.shape[:-1], len(self.writes), pre.shape[-1])
 
+    def decoder_rows(self, site: Site, features: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n d_out"]:
+        """Decoder rows of (chosen) features at a site."""
+        rows = self.W_dec[self.writes.index(site)]
+        return rows if features is None else rows[features]
+
+    def encoder_rows(self) -> Float[Tensor, "F d_in"]:
+        """Encoder columns of all features, those of the sites one behind the other."""
+        return self.W_enc.flatten(0, 1).T
+
     def project_gradients_(self) -> None:
         """Nothing: decoder norms are free."""
 

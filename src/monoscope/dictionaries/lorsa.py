@@ -253,6 +253,14 @@ class Lorsa(Dictionary):
         """Reconstruction: ``acts @ W_dec + b_dec``."""
         return ops.decode(acts, self.W_dec[: acts.n_features]) + self.b_dec
 
+    def decoder_rows(self, site: Site, features: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n d_out"]:
+        """Decoder rows of (chosen) features."""
+        return self.W_dec if features is None else self.W_dec[features]
+
+    def encoder_rows(self) -> Float[Tensor, "F d_in"]:
+        """Encoder columns of all features."""
+        return self.W_enc.T
+
     def project_gradients_(self) -> None:
         """Nothing: decoder norms are free."""
 

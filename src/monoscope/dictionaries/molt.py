@@ -207,6 +207,14 @@ class Molt(Dictionary):
             out = out + ops.mixture(part, rows, a, b)
         return out.view(*x.shape[:-1], self.d_out)
 
+    def decoder_rows(self, site: Site, features: Int[Tensor, " n"] | None = None) -> None:
+        """None: a feature is a map, and what it writes depends on what is read."""
+        return
+
+    def encoder_rows(self) -> Float[Tensor, "F d_in"]:
+        """Encoder columns of all features."""
+        return self.W_enc.T
+
     def project_gradients_(self) -> None:
         """Nothing: transforms are free."""
 

@@ -148,6 +148,14 @@ class MatchingPursuit(Dictionary):
         """What chosen features reconstruct: ``acts @ W_dec[features]``."""
         return ops.decode(acts, self.W_dec[features])
 
+    def decoder_rows(self, site: Site, features: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n d_out"]:
+        """Decoder rows of (chosen) features."""
+        return self.W_dec if features is None else self.W_dec[features]
+
+    def encoder_rows(self) -> None:
+        """None: features are pursued, not read."""
+        return
+
     def project_gradients_(self) -> None:
         """Nothing: the reconstruction depends on directions alone, so no gradient leads along a row."""
 

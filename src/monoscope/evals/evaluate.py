@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,115 +14,26 @@ from monoscope.core.errors import DataError, MismatchError
 from monoscope.core.progress import progress
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
-from monoscope.evals.metrics import Fidelity, FidelityResult, Firing, FiringResult, Moments, NextToken
-from monoscope.harvest import ActivationSource, SkipPolicy, TokenWindows, live
+from monoscope.evals.evaluation import Evaluation, LossResult
+from monoscope.evals.metrics import Fidelity, FidelityResult, Firing, Moments, NextToken
+from monoscope.harvest import ActivationSource, SkipPolicy, TokenWindows, live, together
 from monoscope.harvest.live import special_tokens
-from monoscope.interventions import patch
+from monoscope.interventions import patch, splice
+from monoscope.interventions.edits import Edits
+from monoscope.interventions.passage import writes_of
 from monoscope.models import LanguageModel
 
 SKIP = SkipPolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class LossResult:
-    """Next-token losses of the model as it is (clean) and with the write site's activations replaced, in nats.
-
-    spliced: by the reconstruction, the error dropped; zero: by 0; mean: by their mean over the tokens that count
-    ce: ``E -log p(next token)``; kl: ``E KL(clean, replaced)``; n_predictions: tokens whose next token is predicted
-    ce_recovered: ``(CE_ablated - CE_spliced) / (CE_ablated - CE_clean)``, ablated by zero or mean
-    kl_recovered: ``1 - KL(clean, spliced) / KL(clean, ablated)``; both None where ablation costs nothing
-    """
-
-    n_predictions: int
-    ce_clean: float
-    ce_spliced: float
-    ce_zero: float
-    ce_mean: float
-    kl_spliced: float
-    kl_zero: float
-    kl_mean: float
-    ce_recovered_zero: float | None
-    ce_recovered_mean: float | None
-    kl_recovered_zero: float | None
-    kl_recovered_mean: float | None
-
-    @classmethod
-    def of(cls, losses: NextToken) -> LossResult:
-        """Means over the predictions seen."""
-        return cls(
-            n_predictions=losses.n,
-            ce_clean=losses.ce("clean"),
-            ce_spliced=losses.ce("spliced"),
-            ce_zero=losses.ce("zero"),
-            ce_mean=losses.ce("mean"),
-            kl_spliced=losses.kl("spliced"),
-            kl_zero=losses.kl("zero"),
-            kl_mean=losses.kl("mean"),
-            ce_recovered_zero=losses.ce_recovered("spliced", "zero"),
-            ce_recovered_mean=losses.ce_recovered("spliced", "mean"),
-            kl_recovered_zero=losses.kl_recovered("spliced", "zero"),
-            kl_recovered_mean=losses.kl_recovered("spliced", "mean"),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What one dictionary is worth on one text.
-
-    model: name; same_model: whether the dictionary was trained on these very weights, None if it does not say
-    dictionary: fingerprint; reads, writes: its sites
-    n_windows: windows read; excluded: tokens that did not count, by reason
-    special, other: fidelity on the special tokens and on the rest, each about its own mean; None where special tokens
-        do not count, as they do in conversations
-    """
-
-    model: str
-    same_model: bool | None
-    dictionary: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    n_windows: int
-    excluded: dict[str, int]
-    fidelity: FidelityResult
-    firing: FiringResult
-    losses: LossResult
-    special: FidelityResult | None = None
-    other: FidelityResult | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The whole as JSON values."""
-        return asdict(self) | {"reads": list(self.reads), "writes": list(self.writes)}
-
-    def __str__(self) -> str:
-        fidelity, firing, losses = self.fidelity, self.firing, self.losses
-        sites = " -> ".join(dict.fromkeys((*self.reads, *self.writes)))
-        rows = [
-            ("fvu", fidelity.fvu, "fraction of variance unexplained"),
-            ("cosine", fidelity.cosine, "to the activations"),
-            ("shrinkage", fidelity.shrinkage, "|recon| / |x|"),
-            ("l0", firing.l0, f"of {firing.n_features:,} features fire on a token"),
-            ("dead", firing.dead_share, f"of features never fire in {firing.n_tokens:,} tokens"),
-            ("dense", firing.dense_10_share, "of features fire on over 10 % of tokens"),
-            ("ce clean", losses.ce_clean, "nats, the model as it is"),
-            ("ce spliced", losses.ce_spliced, "with the reconstruction in place"),
-            ("ce zero, mean", (losses.ce_zero, losses.ce_mean), "with 0, and with the mean, in place"),
-            ("ce recovered", (losses.ce_recovered_zero, losses.ce_recovered_mean), "of what each ablation costs"),
-            ("kl recovered", (losses.kl_recovered_zero, losses.kl_recovered_mean), "the same of KL(clean, .)"),
-        ]
-        if self.special is not None and self.other is not None:
-            rows.insert(1, ("fvu by kind", (self.special.fvu, self.other.fvu), "of special tokens, and of all others"))
-        head = f"{sites} of {self.model}, {fidelity.n_tokens:,} tokens in {self.n_windows:,} windows"
-        return "\n".join([head, *(f"  {name:<14}{_shown(value):<16}{meaning}" for name, value, meaning in rows)])
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(_shown(item) for item in value)
-    return "-" if value is None else f"{value:.4g}"
-
-
 def evaluate(
-    lm: LanguageModel, dictionary: Dictionary, windows: TokenWindows, *, batch: int = 16, skip: SkipPolicy = SKIP
+    lm: LanguageModel | Mapping[str, LanguageModel],
+    dictionary: Dictionary,
+    windows: TokenWindows,
+    *,
+    batch: int = 16,
+    skip: SkipPolicy = SKIP,
+    model: str = "",
 ) -> Evaluation:
     """Fidelity, firing and loss recovered of a dictionary on token windows, which should be held-out text.
 
@@ -131,15 +42,23 @@ def evaluate(
     in their window. The mean that replaces activations, and that the legacy ratio needs, is taken over the same tokens
     in a pass of its own. ``batch``: windows at once; their logits are in memory twice.
 
-    Raises MismatchError for a dictionary of other widths than the model's, DataError where no token counts.
+    lm, model: for a dictionary of several models all of them by label, and the label of the one that is evaluated
+
+    At several write sites all are replaced at once. A dictionary that reads layers apart reads what its reconstructions
+    of earlier ones made of later ones; other reconstructions are of the model as it is.
+
+    Raises MismatchError for a dictionary of other widths than the model's or of models that are not given, DataError
+    where no token counts.
     """
-    _check_widths(lm, dictionary)
-    sites = tuple(dict.fromkeys((*dictionary.reads, *dictionary.writes)))
-    source = live(lm, windows, sites, windows_per_batch=batch, skip=skip)
-    first = 0
+    label, writes = writes_of(dictionary, model)
+    lms = _models(lm, dictionary, label)
+    _check_widths(lms, dictionary)
+    lm = lms[label]
+    sources = _sources(lms, dictionary, windows, batch, skip)
+    source, first = together(sources) if len(sources) > 1 or label else sources[label], 0
     with torch.no_grad():
-        special = None if source.info["skip"]["special"] else special_tokens(lm)
-        measured = _Measurement(lm, dictionary, _mean(source, dictionary.writes[0]), special)
+        special = None if sources[label].info["skip"]["special"] else special_tokens(lm)
+        measured = _Measurement(lm, dictionary, label, _means(source, writes), special)
         with progress("evaluate", source.n_tokens) as bar:
             for activations in source:
                 length = next(iter(activations.activations.values())).shape[1]
@@ -148,7 +67,7 @@ def evaluate(
                 first += batch
     if measured.losses.n == 0:
         raise DataError(f"no token that counts has a next one: the windows hold {windows.context} tokens")
-    trained_on = dictionary.provenance.get("source", {}).get("model", {}).get("fingerprint")
+    trained_on = _trained_on(dictionary, label)
     return Evaluation(
         model=lm.name,
         same_model=None if trained_on is None else trained_on == lm.fingerprint(),
@@ -156,12 +75,15 @@ def evaluate(
         reads=tuple(map(str, dictionary.reads)),
         writes=tuple(map(str, dictionary.writes)),
         n_windows=len(windows),
-        excluded=source.info["excluded"],
+        excluded=sources[label].info["excluded"],
         fidelity=measured.fidelity.result(),
         firing=measured.firing.result(),
         losses=LossResult.of(measured.losses),
         special=_result(measured.by_kind.get(True)),
         other=_result(measured.by_kind.get(False)),
+        label=label,
+        by_site={str(site): found.result() for site, found in measured.by_site.items()} or None,
+        rereads=measured.rereads,
     )
 
 
@@ -170,23 +92,61 @@ def _result(fidelity: Fidelity | None) -> FidelityResult | None:
     return None if fidelity is None or fidelity.targets.spread <= 0 else fidelity.result()
 
 
-def _check_widths(lm: LanguageModel, dictionary: Dictionary) -> None:
+def _models(
+    lm: LanguageModel | Mapping[str, LanguageModel], dictionary: Dictionary, label: str
+) -> Mapping[str, LanguageModel]:
+    """Every model whose activations the dictionary reads or writes, by label."""
+    needed = dict.fromkeys(site.model for site in (*dictionary.reads, *dictionary.writes))
+    given = {label: lm} if isinstance(lm, LanguageModel) else lm
+    if missing := [name for name in needed if name not in given]:
+        raise MismatchError(
+            f"the dictionary reads the models {', '.join(map(repr, needed))}, and {missing[0]!r} is not given; pass "
+            "all of them by label, as in evaluate({'base': base, 'tuned': tuned}, ...)"
+        )
+    return {name: given[name] for name in needed}
+
+
+def _check_widths(lms: Mapping[str, LanguageModel], dictionary: Dictionary) -> None:
     for site, width in dictionary.widths.items():
-        if lm.width(site) != width:
-            raise MismatchError(f"the dictionary has {width} values at {site}, and {lm.name} has {lm.width(site)}")
+        lm = lms[site.model]
+        if lm.width(site.of("")) != width:
+            raise MismatchError(
+                f"the dictionary has {width} values at {site}, and {lm.name} has {lm.width(site.of(''))}"
+            )
 
 
-def _mean(source: ActivationSource, site: Site) -> Float[Tensor, " d"]:
-    """Mean activation at a site over the tokens that count."""
-    moments = Moments(source.widths[site])
+def _sources(
+    lms: Mapping[str, LanguageModel], dictionary: Dictionary, windows: TokenWindows, batch: int, skip: SkipPolicy
+) -> dict[str, ActivationSource]:
+    """Activations of each model at the dictionary's sites in it."""
+    sites = dict.fromkeys((*dictionary.reads, *dictionary.writes))
+    return {
+        label: live(
+            lm, windows, [site.of("") for site in sites if site.model == label], windows_per_batch=batch, skip=skip
+        )
+        for label, lm in lms.items()
+    }
+
+
+def _trained_on(dictionary: Dictionary, label: str) -> str | None:
+    """Fingerprint of the model that a dictionary was trained on, under a label."""
+    source: dict[str, Any] = dictionary.provenance.get("source", {})
+    model = source.get("sources", {}).get(label, {}).get("model", source.get("model", {}))
+    return model.get("fingerprint")
+
+
+def _means(source: ActivationSource, sites: list[Site]) -> dict[Site, Float[Tensor, " d"]]:
+    """Mean activation at each site over the tokens that count."""
+    moments = {site: Moments(source.widths[site]) for site in sites}
     with progress("mean activation", source.n_tokens) as bar:
         for batch in source:
-            x = batch.flat().activations[site]
-            moments.update(x)
-            bar.advance(len(x))
-    if moments.n == 0:
+            flat = batch.flat()
+            for site, seen in moments.items():
+                seen.update(flat.activations[site])
+            bar.advance(flat.n_tokens)
+    if any(seen.n == 0 for seen in moments.values()):
         raise DataError("no token of these windows counts: the text is empty, or skip leaves out all of it")
-    return moments.mean
+    return {site: seen.mean for site, seen in moments.items()}
 
 
 class _Measurement:
@@ -196,37 +156,73 @@ class _Measurement:
         self,
         lm: LanguageModel,
         dictionary: Dictionary,
-        mean: Float[Tensor, " d"],
+        label: str,
+        means: dict[Site, Float[Tensor, " d"]],
         special: Int[Tensor, " n"] | None,
     ) -> None:
-        self.lm, self.dictionary, self.mean, self.special = lm, dictionary, mean, special
-        self.by_kind = {} if special is None else {kind: Fidelity(len(mean)) for kind in (True, False)}
-        self.fidelity, self.firing = Fidelity(len(mean), mean), Firing(dictionary.decoder_norm())
-        self.losses = NextToken()
+        self.lm, self.dictionary, self.label, self.special = lm, dictionary, label, special
+        self.writes, self.means = list(means), torch.stack(list(means.values()))
+        self.numbers = [dictionary.writes.index(site) for site in self.writes]
+        self.rereads = dictionary.reads_apart and len(self.writes) > 1
+        flat = self.means.flatten()
+        self.by_kind = {} if special is None else {kind: Fidelity(len(flat)) for kind in (True, False)}
+        self.fidelity, self.losses = Fidelity(len(flat), flat), NextToken()
+        self.by_site = {site: Fidelity(len(mean), mean) for site, mean in means.items()} if len(means) > 1 else {}
+        norm = dictionary.decoder_norm()
+        self.is_gated = norm.ndim > 1
+        self.firing = Firing(norm.norm(dim=0) if self.is_gated else norm)
 
     def update(self, batch: ActivationBatch, not_padding: Bool[Tensor, "n context"]) -> None:
         """Add one batch of windows."""
         tokens, counts = batch.tokens, batch.mask
         assert tokens is not None, "a live source gives tokens"
         assert counts is not None, "a live source says which tokens count"
-        x, target = self.dictionary.gather(batch)
-        step = self.dictionary(x, target, counts)
-        self.fidelity.update(step.target, step.recon)
-        self.firing.update(step.acts)
-        if self.special is not None:
-            is_special = torch.isin(tokens, self.special.to(tokens.device))[counts]
-            for kind, fidelity in self.by_kind.items():
-                fidelity.update(step.target[is_special == kind], step.recon[is_special == kind])
+        step = self.dictionary(*self.dictionary.gather(batch), counts)
+        target, recon = self._here(step.target), self._here(step.recon)
+        self._add_fidelity(target, recon, tokens[counts])
+        self.firing.update(step.acts.at_any_gate() if self.is_gated else step.acts)
 
-        mask = None if bool(not_padding.all()) else not_padding.to(x.device)
-        predicts = counts[:, :-1] & not_padding[:, 1:].to(x.device)
+        mask = None if bool(not_padding.all()) else not_padding.to(counts.device)
+        predicts = counts[:, :-1] & not_padding[:, 1:].to(counts.device)
         wanted = tokens[:, 1:][predicts]
         clean = self.lm.logits(tokens, mask)[:, :-1][predicts]
         self.losses.update(wanted, clean)
-        replacements = {"spliced": step.recon, "zero": torch.zeros_like(step.recon), "mean": self.mean.to(step.recon)}
+        replacements = {
+            "spliced": None if self.rereads else recon,
+            "zero": torch.zeros_like(recon),
+            "mean": self.means.to(recon).expand_as(recon),
+        }
         for name, replacement in replacements.items():
-            donor = target.clone()
-            donor[counts] = replacement
-            with self.lm.edit(patch(self.dictionary.writes[0], donor)):
+            if replacement is None:
+                edits = splice(self.dictionary, error="drop", skip_first=0, where=counts, model=self.label)
+            else:
+                edits = self._patches(batch, replacement)
+            with self.lm.edit(edits):
                 changed = self.lm.logits(tokens, mask)[:, :-1][predicts]
             self.losses.update_changed(name, wanted, clean, changed)
+
+    def _here(self, values: Tensor | None) -> Float[Tensor, "n site d"]:
+        """The part of values that is at the model's own write sites."""
+        assert values is not None, "the source has the dictionary's write sites"
+        return values[:, None] if len(self.dictionary.writes) == 1 else values[:, self.numbers]
+
+    def _add_fidelity(
+        self, target: Float[Tensor, "n site d"], recon: Float[Tensor, "n site d"], tokens: Int[Tensor, " n"]
+    ) -> None:
+        self.fidelity.update(target.flatten(1), recon.flatten(1))
+        for number, fidelity in enumerate(self.by_site.values()):
+            fidelity.update(target[:, number], recon[:, number])
+        if self.special is not None:
+            is_special = torch.isin(tokens, self.special.to(tokens.device))
+            for kind, fidelity in self.by_kind.items():
+                here = is_special == kind
+                fidelity.update(target[here].flatten(1), recon[here].flatten(1))
+
+    def _patches(self, batch: ActivationBatch, replacement: Float[Tensor, "n site d"]) -> Edits:
+        """Edits that put values in the place of the tokens that count."""
+        edits = []
+        for number, site in enumerate(self.writes):
+            donor = batch.activations[site].clone()
+            donor[batch.mask] = replacement[:, number].to(donor)
+            edits.extend(patch(site.of(""), donor))
+        return tuple(edits)

@@ -1,14 +1,16 @@
 """Edits that change what a dictionary's features contribute, and nothing else: steer, ablate, clamp; and patch.
 
-A feature contributes ``acts[f] * W_dec[f]`` to its dictionary's write site. Each edit adds the change of that
-contribution to the site's value,
+A feature contributes ``acts[f] * W_dec[f]`` to its dictionary's write site, or to each of them. Each edit adds the
+change of that contribution to the site's value,
 
     x  ->  x + (acts_new[f] - acts[f]) * W_dec[f]
 
 or of whatever the feature contributes to its reconstruction, such as a map of what is read in a MOLT,
 
 so the dictionary's error is kept: an edit that changes no activation changes nothing. Activations are computed where
-the dictionary reads, at the time of the pass; each edit sees what the edits before it left.
+the dictionary reads, at the time of the pass; each edit sees what the edits before it left. Features that read what the
+model comes to only later, or another model, need ``given``: what they read in another pass. Write sites then start from
+their values there.
 
 Every function here returns a tuple for ``LanguageModel.edit``: ``with lm.edit(splice(sae), steer(sae, 3, 8.0)): ...``
 
@@ -16,6 +18,8 @@ Every function here returns a tuple for ``LanguageModel.edit``: ``with lm.edit(s
 whose activations are unlike all others, and what they make of it is arbitrary; hence the default of 1. Positions count
 from the first token that is not padding, and are exact under cached generation. Set 0 for dictionaries that were
 trained on every position.
+
+``model``: the label of the model that is edited, for dictionaries that write in several.
 """
 
 from __future__ import annotations
@@ -26,42 +30,70 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from monoscope.core.acts import Acts
 from monoscope.core.errors import MismatchError, UserError
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
+from monoscope.interventions.passage import Given, Seen, passing, writes_of
 from monoscope.models import Edit, current_positions
 
 Features = int | Sequence[int] | Int[Tensor, " n"]
 Edits = tuple[Edit, ...]
 
 
-def steer(dictionary: Dictionary, feature: int, strength: float, *, skip_first: int = 1) -> Edits:
+def steer(
+    dictionary: Dictionary,
+    feature: int,
+    strength: float,
+    *,
+    at: Site | str | None = None,
+    skip_first: int = 1,
+    model: str = "",
+) -> Edits:
     """Moves activations along a feature: ``x + strength * W_dec[f] / |W_dec[f]|``.
 
     ``strength`` is a distance in the units of the write site; a feature that is active at ``a`` contributes a distance
-    ``a * dictionary.decoder_norm()[f]``. Raises UserError for a feature the dictionary does not have.
+    ``a * |W_dec[f]|``. Of several write sites all are moved, and the norm is over all of them, or the one named ``at``:
+    between layers of one residual stream what is added early is carried on. Raises UserError for a feature the
+    dictionary does not have, or whose direction depends on what it reads.
     """
     chosen = _indices(dictionary, feature)
-    step = strength * torch.nn.functional.normalize(_rows(dictionary, chosen)[0], dim=0)
-    return (Edit(dictionary.writes[0], _where_trained(lambda x: x + step.to(x), skip_first)),)
+    writes = writes_of(dictionary, model)[1] if at is None else [_written(dictionary, Site.parse(at))]
+    rows = [dictionary.decoder_rows(site, chosen) for site in writes]
+    directions = [row[0] for row in rows if row is not None]
+    if len(directions) < len(rows):
+        raise MismatchError(f"features of a {type(dictionary).__name__} are maps, and have no direction to steer along")
+    scale = strength / torch.cat(directions).norm().clamp_min(1e-12)
+    return tuple(
+        Edit(site.of(""), _where_trained(lambda x, step=scale * direction: x + step.to(x), skip_first))
+        for site, direction in zip(writes, directions, strict=True)
+    )
 
 
-def ablate(dictionary: Dictionary, features: Features, *, skip_first: int = 1) -> Edits:
+def ablate(
+    dictionary: Dictionary, features: Features, *, skip_first: int = 1, given: Given | None = None, model: str = ""
+) -> Edits:
     """Takes features' contributions away: ``x - sum_f acts[f] * W_dec[f]``, as if they had not fired.
 
-    Raises UserError for a feature the dictionary does not have.
+    Raises UserError for a feature the dictionary does not have, or that cannot be read in one pass.
     """
-    return _change(dictionary, _indices(dictionary, features), torch.neg, skip_first)
+    return _change(dictionary, _indices(dictionary, features), torch.neg, skip_first, given, model)
 
 
-def clamp(dictionary: Dictionary, feature: int, value: float, *, skip_first: int = 1) -> Edits:
+def clamp(
+    dictionary: Dictionary,
+    feature: int,
+    value: float,
+    *,
+    skip_first: int = 1,
+    given: Given | None = None,
+    model: str = "",
+) -> Edits:
     """Holds a feature at an activation, wherever it was: ``x + (value - acts[f]) * W_dec[f]``.
 
     ``value`` is an activation as ``dictionary.encode`` gives it. Raises UserError for a feature the dictionary does not
-    have.
+    have, or that cannot be read in one pass.
     """
-    return _change(dictionary, _indices(dictionary, feature), lambda acts: value - acts, skip_first)
+    return _change(dictionary, _indices(dictionary, feature), lambda acts: value - acts, skip_first, given, model)
 
 
 def patch(site: Site | str, donor: Float[Tensor, "*shape"], *, skip_first: int = 0) -> Edits:
@@ -79,38 +111,6 @@ def patch(site: Site | str, donor: Float[Tensor, "*shape"], *, skip_first: int =
             ) from None
 
     return (Edit.at(site, _where_trained(replace, skip_first)),)
-
-
-def reading(dictionary: Dictionary, rewrite: Callable[[Tensor, Tensor], Tensor]) -> Edits:
-    """Edits that put ``rewrite(x, target)`` at the write site, ``x`` being what the dictionary reads in the same pass.
-
-    Both come in the dictionary's dtype. One edit where it reads and writes at the same site, else two. Raises
-    MismatchError, in the pass, if the model comes to the write site first, or if a dictionary that reads sequences is
-    given less than whole ones.
-    """
-    (read,), (write,) = dictionary.reads, dictionary.writes
-    dtype = next(dictionary.parameters()).dtype
-
-    def given(x: Tensor) -> Tensor:
-        if not dictionary.per_token:
-            _check_whole()
-        return x.to(dtype)
-
-    if read == write:
-        return (Edit(write, lambda x: rewrite(x.to(dtype), x.to(dtype))),)
-    noted: list[Tensor] = []
-
-    def note(x: Tensor) -> None:
-        noted[:] = [given(x)]
-
-    def change(target: Tensor) -> Tensor:
-        if not noted:
-            raise MismatchError(
-                f"the model comes to {write}, where the dictionary writes, before {read}, where it reads"
-            )
-        return rewrite(noted.pop(), target.to(dtype))
-
-    return Edit(read, note), Edit(write, change)
 
 
 def skipped(x: Float[Tensor, "batch pos d"], skip_first: int) -> Bool[Tensor, "batch pos 1"] | None:
@@ -132,15 +132,17 @@ def _check_whole() -> None:
 
 
 def _change(
-    dictionary: Dictionary, features: Int[Tensor, " n"], change: Callable[[Tensor], Tensor], skip_first: int
+    dictionary: Dictionary,
+    features: Int[Tensor, " n"],
+    change: Callable[[Tensor], Tensor],
+    skip_first: int,
+    given: Given | None,
+    model: str,
 ) -> Edits:
-    def rewrite(x: Tensor, target: Tensor) -> Tensor:
-        acts = dictionary.encode(x).where(features.to(x.device))
-        changes = Acts(change(acts), len(features))
-        changed = target + dictionary.decode_of(changes, x, features.to(x.device))
-        return _kept(changed, target, skip_first)
+    def rewrite(seen: Seen, target: Tensor) -> Tensor:
+        return _kept(target + seen.contribution(change(seen.of(features)), features), target, skip_first)
 
-    return reading(dictionary, rewrite)
+    return passing(dictionary, rewrite, given=given, model=model)
 
 
 def _where_trained(fn: Callable[[Tensor], Tensor], skip_first: int) -> Callable[[Tensor], Tensor]:
@@ -152,11 +154,10 @@ def _kept(changed: Tensor, x: Tensor, skip_first: int) -> Tensor:
     return changed if first is None else torch.where(first, x, changed)
 
 
-def _rows(dictionary: Dictionary, features: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
-    named = dict(dictionary.named_parameters())
-    if "W_dec" not in named:
-        raise MismatchError(f"features of a {type(dictionary).__name__} are maps, and have no direction to steer along")
-    return named["W_dec"][features]
+def _written(dictionary: Dictionary, site: Site) -> Site:
+    if site not in dictionary.writes:
+        raise UserError(f"the dictionary writes at {', '.join(map(str, dictionary.writes))}, not at {site}")
+    return site
 
 
 def _indices(dictionary: Dictionary, features: Features) -> Int[Tensor, " n"]:

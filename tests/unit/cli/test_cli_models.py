@@ -97,6 +97,18 @@ def test_harvest_reads_both(call: Call, harvest_config: Path, model: Path, tuned
     assert "no layer 9" in done.err
 
 
+def test_a_crosscoder_of_both_is_evaluated_in_each(call: Call, two_models: Path, tmp_path: Path) -> None:
+    changes = ('recipe.wiring={kind="crosscoder", n_features=32}', 'reads=["0.resid_post"]')
+    done = call("train", two_models, "--out", "both", *(part for change in changes for part in ("--set", change)))
+    assert done.code == 0, done.err
+    sites = names(load(tmp_path / "both").reads)
+    assert len(sites) == 2
+    (tmp_path / "examine.toml").write_text('dictionary = "both"\n')
+    done = call("evaluate", "examine.toml", "--json", "--set", "text={kind = 'files', paths = ['text.txt']}")
+    assert done.code == 0, done.err
+    assert [f"0.resid_post@{label}" for label in done.result["models"]] == sites
+
+
 def test_a_dictionary_of_one_of_the_models(call: Call, two_models: Path, tuned: Path, tmp_path: Path) -> None:
     done = call("train", two_models, "--out", "sae", "--set", 'reads=["0.resid_post@tuned"]')
     assert done.code == 0, done.err
@@ -107,8 +119,8 @@ def test_a_dictionary_of_one_of_the_models(call: Call, two_models: Path, tuned: 
     assert FeatureBundle.open(tmp_path / "features.mono").manifest["dictionary"]["reads"] == ["0.resid_post@tuned"]
     held_out = ("--set", "text={kind = 'files', paths = ['text.txt']}")
     done = call("evaluate", "examine.toml", *held_out)
-    assert done.code == 2
-    assert "models: one model can be used here, found tuned" in done.err
+    assert done.code == 0, done.err
+    assert done.out.startswith("0.resid_post@tuned of ")
     done = call(
         "analyze", "examine.toml", "--out", "other.mono", "--set", f"models={{tuned='{tuned}', base='{tuned}'}}"
     )

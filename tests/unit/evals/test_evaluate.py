@@ -7,12 +7,12 @@ import torch
 from tiny_text_model import TEXT, tiny_lm
 from torch import Tensor
 
-from monoscope.core.errors import DataError, MismatchError
+from monoscope.core.errors import DataError, MismatchError, UserError
 from monoscope.core.site import Site
-from monoscope.dictionaries import Autoencoder
+from monoscope.dictionaries import Autoencoder, Crosscoder, CrossLayer
 from monoscope.dictionaries.variants import JumpReLU, TopK
 from monoscope.evals import Evaluation, evaluate
-from monoscope.harvest import SkipPolicy, TokenWindows
+from monoscope.harvest import SkipPolicy, TokenWindows, live
 from monoscope.interventions import splice
 
 SITE = "1.resid_post"
@@ -205,3 +205,68 @@ def test_what_cannot_be_evaluated_says_why(lm, windows):
         evaluate(lm, autoencoder(), windows, skip=SkipPolicy(first=24))
     with pytest.raises(DataError, match="the windows hold 2 tokens"):
         evaluate(lm, autoencoder(), TokenWindows.from_tokens(torch.randint(3, 300, (3, 2))))
+
+
+MLP_IN, MLP_OUT, RESID = (tuple(Site(layer, kind) for layer in (0, 1)) for kind in ("mlp_in", "mlp_out", "resid_post"))
+
+
+def randomized(built):
+    generator = torch.Generator().manual_seed(0)
+    for parameter in built.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return built.frozen()
+
+
+def test_layers_are_spliced_together_and_read_what_earlier_ones_made(lm, windows):
+    config = CrossLayer.Config(n_features=24)
+    clt = randomized(config.build(TopK.Config(k=3), MLP_IN, MLP_OUT, dict.fromkeys((*MLP_IN, *MLP_OUT), 16)))
+    result = evaluate(lm, clt, windows, batch=len(windows))
+    assert result.rereads
+    tokens, mask = windows.tokens.long(), windows.mask
+    batch = next(iter(live(lm, windows, [*MLP_IN, *MLP_OUT], windows_per_batch=len(windows))))
+    counts = batch.mask
+    assert counts is not None
+    step = clt(*clt.gather(batch.flat()))
+    assert result.by_site is not None
+    error = step.error.square().sum((0, 2))
+    for number, (site, found) in enumerate(result.by_site.items()):
+        y = step.target[:, number]
+        assert site == str(MLP_OUT[number])
+        assert found.fvu == pytest.approx((error[number] / (y - y.mean(0)).square().sum()).item(), rel=1e-4)
+    y = step.target
+    assert result.fidelity.fvu == pytest.approx((error.sum() / (y - y.mean(0)).square().sum()).item(), rel=1e-4)
+    with lm.edit(splice(clt, error="drop", skip_first=0, where=counts)):
+        logits = lm.logits(tokens, mask)
+    predicts = counts[:, :-1] & mask[:, 1:]
+    ce = torch.nn.functional.cross_entropy(logits[:, :-1][predicts], tokens[:, 1:][predicts])
+    assert result.losses.ce_spliced == pytest.approx(ce.item(), rel=1e-4)
+    assert "fvu by site" in str(result)
+
+
+def test_a_crosscoder_of_layers_is_spliced_at_all_of_them(lm, windows):
+    config = Crosscoder.Config(n_features=24, gate="per_site")
+    found = randomized(config.build(TopK.Config(k=3), RESID, RESID, dict.fromkeys(RESID, 16)))
+    result = evaluate(lm, found, windows)
+    last = autoencoder("1.resid_post", "1.resid_post", 24)
+    assert not result.rereads
+    assert result.losses.ce_zero == pytest.approx(evaluate(lm, last, windows).losses.ce_zero, rel=1e-5)
+    assert 3 <= result.firing.l0 <= 6
+
+
+def test_of_several_models_one_is_evaluated(lm, windows):
+    sites = tuple(Site(1, "resid_post", model=label) for label in ("base", "tuned"))
+    other = tiny_lm(seed=1)
+    found = randomized(Crosscoder.Config(n_features=24).build(TopK.Config(k=3), sites, sites, dict.fromkeys(sites, 16)))
+    lms = {"base": lm, "tuned": other}
+    results = {label: evaluate(lms, found, windows, model=label) for label in lms}
+    for label, result in results.items():
+        assert result.label == label
+        assert result.by_site is None
+        alone = evaluate(lms[label], autoencoder("1.resid_post", "1.resid_post"), windows)
+        assert result.losses.ce_clean == pytest.approx(alone.losses.ce_clean)
+        assert result.losses.ce_zero == pytest.approx(alone.losses.ce_zero)
+    assert results["base"].fidelity.fvu != results["tuned"].fidelity.fvu
+    with pytest.raises(UserError, match="writes in the models 'base', 'tuned'; name the one"):
+        evaluate(lms, found, windows)
+    with pytest.raises(MismatchError, match="'tuned' is not given"):
+        evaluate(lm, found, windows, model="base")
