@@ -16,7 +16,7 @@ from monoscope.core.config import Config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+EXAMPLES = [path for folder in ("examples", "recipes") for path in sorted((ROOT / folder).glob("*.toml"))]
 CONFIGS: dict[str, type[Config]] = {
     "harvest": HarvestConfig,
     "train": TrainConfig,
@@ -72,7 +72,7 @@ def test_configurations_in_how_tos_load(page: str, config: type[Config], base: d
 @pytest.mark.parametrize("path", EXAMPLES, ids=name)
 def test_examples_load_and_say_how_they_are_run(path: Path) -> None:
     head = path.read_text().splitlines()[0]
-    said = re.fullmatch(rf"# monoscope (\w+) examples/{path.name} --out runs/\S+", head)
+    said = re.fullmatch(rf"# monoscope (\w+) {name(path)} --out runs/\S+", head)
     assert said is not None, head
     is_report = said[1] == "evaluate" and "suite" in tomllib.loads(path.read_text())
     settings = (ReportConfig if is_report else CONFIGS[said[1]]).load(path)
@@ -80,7 +80,7 @@ def test_examples_load_and_say_how_they_are_run(path: Path) -> None:
 
 
 def test_every_example_named_exists() -> None:
-    named = {path for page in PAGES for path in re.findall(r"examples/\w+\.toml", page.read_text())}
+    named = {path for page in PAGES for path in re.findall(r"(?:examples|recipes)/\w+\.toml", page.read_text())}
     assert named
     assert all((ROOT / path).is_file() for path in named)
 

@@ -113,9 +113,8 @@ class TrainConfig(Reading):
     def _run(self, name: str, base: Mapping[str, Any], changes: Mapping[str, Any]) -> RunConfig:
         table = merged(base, changes)
         if _wiring(table) not in (None, _wiring(base)):
-            # Another kind of wiring has a function and terms of its own.
-            kept = {key: value for key, value in base["recipe"].items() if key not in ("function", "terms")}
-            table["recipe"] = merged(kept, changes["recipe"])
+            # Another kind of wiring has a function, terms and a scale of its own.
+            table["recipe"] = merged({"initialize": base["recipe"]["initialize"]}, changes["recipe"])
         try:
             run = RunConfig.from_dict(table)
         except ConfigError as error:

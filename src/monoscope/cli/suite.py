@@ -23,7 +23,7 @@ def train_and_measure(settings: TrainConfig, out: Path, *, resume: bool, force: 
         refuse_existing(out, force=force)
     lm = settings.language_model()
     runs = suite.runs(settings.recipe, settings.training, lm)
-    text = settings.windows(lm).shuffled(settings.training.seed)
+    text = settings.mixed({"": lm}, settings.training.seed)
     measured = held_out.windows(lm, context=settings.context, bos=settings.bos, tokens=suite.held_out_tokens)
     train_suite(
         runs,

@@ -239,18 +239,13 @@ def test_another_model_is_refused_unless_asked_for(call: Call, train_config: Pat
     assert call("analyze", config, "--out", "features.mono", "--set", "any_model=true").code == 0
 
 
-@pytest.mark.parametrize("example", ["train", "transcoder", "sweep", "snapshots", "finetuned"])
+@pytest.mark.parametrize("example", ["train", "sweep", "finetuned"])
 def test_examples_train(
     call: Call, model: Path, tuned: Path, harvest_config: Path, tmp_path: Path, example: str
 ) -> None:
-    both = f"models={{base='{model}', tuned='{tuned}'}}"
-    sites = {
-        "transcoder": ['reads=["1.mlp_in"]', 'writes=["1.mlp_out"]'],
-        "finetuned": ['reads=["1.resid_post@base", "1.resid_post@tuned"]'],
-    }
+    two = [f"models={{base='{model}', tuned='{tuned}'}}", 'reads=["1.resid_post@base", "1.resid_post@tuned"]']
     small = [
-        *sites.get(example, ['reads=["1.resid_post"]']),
-        both if example in ("snapshots", "finetuned") else f"model={model}",
+        *(two if example == "finetuned" else [f"model={model}", 'reads=["1.resid_post"]']),
         "text={kind = 'files', paths = ['text.txt']}",
         "context=32",
         "recipe.wiring.n_features=96",
