@@ -148,7 +148,8 @@ def train_suite(
         for leftover in filter(is_partial, list(out.iterdir())):
             remove(leftover)
         if goes_on:
-            check_same_config(read_toml(out / SUITE), config.to_dict())
+            begun = TrainedWith.from_dict(read_toml(out / SUITE))  # with defaults for keys that did not exist then
+            check_same_config(begun.to_dict(), config.to_dict())
             _collect(out)
         else:
             write_text(out / SUITE, config.to_toml())
