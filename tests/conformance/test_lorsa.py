@@ -291,7 +291,8 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_read(case: str) -> N
 @pytest.mark.parametrize(
     ("reads", "writes"),
     [(["0.attn_in"], ["1.attn_out"]), (["0.resid_pre"], ["0.attn_out"]), (["0.attn_in"], ["0.mlp_out"]),
-     (["0.attn_out"], ["0.attn_out"]), (["0.attn_in", "1.attn_in"], ["0.attn_out"])],
+     (["0.attn_in@base"], ["0.attn_out"]), (["0.attn_out"], ["0.attn_out"]),
+     (["0.attn_in", "1.attn_in"], ["0.attn_out"])],
 )  # fmt: skip
 def test_other_sites_are_refused(reads: list[str], writes: list[str]) -> None:
     config = Lorsa.Config.from_dict({"n_features": 24, "n_heads": 3, "attention": FORM})

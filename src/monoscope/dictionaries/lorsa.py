@@ -15,6 +15,7 @@ Source: He et al. 2025 (arXiv:2504.20938). Shapes: S sequences of T tokens, F fe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
@@ -296,5 +297,5 @@ def _check_sites(reads: tuple[Site, ...], writes: tuple[Site, ...]) -> None:
     if len(reads) != 1 or len(writes) != 1:
         raise ConfigError(f"lorsa reads one site and writes one, found {len(reads)} and {len(writes)}; give {right}")
     (read,), (write,) = reads, writes
-    if (read.kind, write.kind) != ("attn_in", "attn_out") or (read.layer, read.stack) != (write.layer, write.stack):
+    if (read.kind, write.kind) != ("attn_in", "attn_out") or replace(read, kind="attn_out") != write:
         raise ConfigError(f"lorsa decomposes one attention layer, found {read} and {write}; give {right}")

@@ -53,7 +53,7 @@ def origin_of(lm: LanguageModel | None, reads: Sequence[Site], writes: Sequence[
     if lm is None or len(reads) != 1 or len(writes) != 1:
         return Origin()
     (read,), (write,) = reads, writes
-    if read.layer is None or (read.layer, read.stack) != (write.layer, write.stack):
+    if read.layer is None or (read.layer, read.stack, read.model) != (write.layer, write.stack, ""):
         return Origin()
     if (read.kind, write.kind) == ("attn_in", "attn_out"):
         return Origin(attention=lm.attention(read.layer, read.stack))
