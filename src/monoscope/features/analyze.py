@@ -118,8 +118,6 @@ def analyze(
     """
     out = Path(out)
     refuse_existing(out, force=force)
-    if not dictionary.per_token:
-        raise MismatchError("this dictionary reads whole sequences at once, and analyze encodes token by token")
     if "W_dec" not in dict(dictionary.named_parameters()):
         raise MismatchError(f"features of a {type(dictionary).__name__} are maps, and a bundle describes directions")
     dictionary = dictionary.frozen()

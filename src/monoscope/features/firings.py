@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int32, Int64, UInt32
-from torch import Tensor
 
 from monoscope.core.acts import Acts
 from monoscope.core.batch import ActivationBatch
@@ -51,10 +51,7 @@ class Firings:
     def of(batch: ActivationBatch, dictionary: Dictionary, first: int) -> Firings:
         """Encode a batch of sequences. Raises MismatchError for tokens without sequences, DataError for NaN."""
         tokens, counts = _text(batch)
-        x, _ = dictionary.gather(batch.flat())
-        weight = dictionary.get_parameter("W_dec")
-        x = x.to(weight.device, weight.dtype)
-        row, feature, value = _encode(dictionary, x)
+        row, feature, value = _encode(dictionary, batch)
         order = order_of(feature)  # stable: tokens stay in order within a feature
         feature, value = feature[order], value[order]
         place = np.flatnonzero(counts).astype(np.int32)[row[order]]
@@ -105,16 +102,16 @@ def _text(batch: ActivationBatch) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _encode(
-    dictionary: Dictionary, x: Tensor
+    dictionary: Dictionary, batch: ActivationBatch
 ) -> tuple[Int64[np.ndarray, " n"], Int32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
-    """Token, feature and value of every entry, ordered by token."""
-    rows = max(256, MAX_ELEMENTS // dictionary.n_features)
+    """Token among those that count, feature and value of every entry, ordered by token."""
+    start = 0
     tokens, features, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     with torch.inference_mode():
-        for start in range(0, len(x), rows):
-            acts: Acts = dictionary.encode(x[start : start + rows])
+        for acts in _acts(dictionary, batch):
             token, feature, value = acts.coo()
             tokens.append(token.cpu().numpy() + start)
+            start += len(acts.values)
             features.append(feature.int().cpu().numpy())
             values.append(value.float().cpu().numpy())
     value = np.concatenate(values)
@@ -122,3 +119,18 @@ def _encode(
         bad = int(np.concatenate(tokens)[~np.isfinite(value)][0])
         raise DataError(f"a feature activation is not finite, first at token {bad} of the batch; check the source")
     return np.concatenate(tokens), np.concatenate(features), value
+
+
+def _acts(dictionary: Dictionary, batch: ActivationBatch) -> Iterator[Acts]:
+    """Activations of the tokens that count, some tokens or some sequences at a time."""
+    weight = dictionary.get_parameter("W_dec")
+    x, _ = dictionary.gather(batch.flat() if dictionary.per_token else batch)
+    x = x.to(weight.device, weight.dtype)
+    if dictionary.per_token:
+        for part in x.split(max(256, MAX_ELEMENTS // dictionary.n_features)):
+            yield dictionary.encode(part)
+        return
+    counts = torch.ones(x.shape[:2], dtype=torch.bool) if batch.mask is None else batch.mask
+    n = max(1, MAX_ELEMENTS // (dictionary.n_features * x.shape[1]))
+    for part, mask in zip(x.split(n), counts.to(x.device).split(n), strict=True):
+        yield dictionary.activate(dictionary.preacts(part)[mask])

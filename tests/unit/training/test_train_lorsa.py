@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from monoscope.dictionaries import Lorsa, load
 from monoscope.dictionaries.initialize import Initialization, Origin, Sample
 from monoscope.dictionaries.variants import TopK
 from monoscope.evals import evaluate
+from monoscope.features import analyze
 from monoscope.harvest import ActivationSource, TokenWindows, live
 from monoscope.interventions import ablate, splice
 from monoscope.models import LanguageModel
@@ -45,7 +47,7 @@ def whole_attention(lm: LanguageModel) -> Lorsa:
 
 
 @pytest.mark.parametrize("function", [{"kind": "topk", "k": 4}, {"kind": "batch_topk", "k": 4}])
-def test_it_learns_and_knows_its_form(function: dict[str, Any], tmp_path: Any) -> None:
+def test_it_learns_and_knows_its_form(function: dict[str, Any], tmp_path: Path) -> None:
     lm = tiny_lm()
     settings: dict[str, Any] = {"batch_tokens": 240, "seed": 0, "log_every": 1}
     recipe = RECIPE | {"function": function}
@@ -117,3 +119,15 @@ def test_it_is_not_spliced_into_parts_of_rows() -> None:
         lm.logits(tokens, mask)
         with pytest.raises(MismatchError, match="padding in front"):
             lm.logits(tokens.flip(1), mask.flip(1))
+
+
+def test_its_features_are_analyzed_in_whole_sequences(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    lorsa = whole_attention(lm)
+    texts = windows(lm)
+    bundle = analyze(lorsa, live(lm, texts, [IN, OUT]), tmp_path / "features.mono", lm=lm)
+    x = lm.read(texts.tokens.long(), [IN])[IN]
+    counts = torch.cat([batch.mask for batch in live(lm, texts, [IN])])
+    acts = lorsa.encode(x).dense()[counts]
+    assert bundle.column("n_fired").tolist() == (acts != 0).sum(0).tolist()
+    assert bundle.column("max_act") == pytest.approx(acts.max(0).values.numpy(), rel=1e-4)
