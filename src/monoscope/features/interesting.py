@@ -11,6 +11,8 @@ answer alike, and A0 the same for contexts of any two features,
 
     agreement = (A - A0) / (1 - A0)
 
+The two ends of a signed feature are asked apart, and the one that agrees more speaks for the feature.
+
 consistency = the largest agreement, plus half of what the second adds: the two views then say more than one.
 
     score = consistency^2 * (1 + steady) * (1 + peaked) * (1 + contrast) / 8 * distinct * legible / (1 + density / 0.02)
@@ -63,11 +65,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """Why a feature is worth a look: its score, and what its contexts agree about, the most telling first."""
+    """Why a feature is worth a look: its score, and what its contexts agree about, the most telling first.
+
+    is_negative: whether they are the contexts in which it is negative
+    """
 
     feature: int
     score: float
     findings: tuple[Finding, ...]
+    is_negative: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,7 @@ class _Contexts:
     """
 
     feature: Int64[np.ndarray, " n"]
+    is_negative: Bool[np.ndarray, " n"]
     strong: Bool[np.ndarray, " n"]
     weak: Bool[np.ndarray, " n"]
     codes: dict[str, Int64[np.ndarray, " n"]]
@@ -90,25 +97,36 @@ class _Contexts:
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """What the contexts of each feature say to each view: how far they agree, the commonest answer, and its share."""
+    """What the contexts of each feature say to each view: how far they agree, the commonest answer, and its share.
+
+    is_negative: which end of the feature they are of
+    """
 
     agreement: Float64[np.ndarray, "views F"]
     commonest: Int64[np.ndarray, "views F"]
     share: Float64[np.ndarray, "views F"]
+    is_negative: Bool[np.ndarray, " F"]
 
 
 def interesting(bundle: FeatureBundle, n: int = 60) -> list[Interest]:
     """The ``n`` features best worth a look, in the order to look at them; fewer if there are fewer candidates."""
     names, classes = _classes(bundle)
     contexts = _read(bundle, classes)
-    strong = contexts.strong
-    each = [_answer(contexts.feature[strong], contexts.codes[view][strong], len(bundle)) for view in VIEWS]
-    answers = _Answers(*(np.stack(part) for part in zip(*each, strict=True)))
+    answers = _ask(contexts, len(bundle))
     score = _scores(bundle, contexts, answers)
     candidates = np.argsort(-score, kind="stable")[: n * POOL]
     candidates = candidates[score[candidates] > 0]
     chosen = _diverse(bundle, candidates, score, answers, n)
-    return [Interest(f, float(score[f]), _findings(answers, f, names)) for f in chosen]
+    return [Interest(f, float(score[f]), _findings(answers, f, names), bool(answers.is_negative[f])) for f in chosen]
+
+
+def _ask(contexts: _Contexts, n_features: int) -> _Answers:
+    strong, end = contexts.strong, 2 * contexts.feature + contexts.is_negative
+    each = [_answer(end[strong], contexts.codes[view][strong], 2 * n_features) for view in VIEWS]
+    of_ends = [np.stack(part).reshape(len(VIEWS), n_features, 2) for part in zip(*each, strict=True)]
+    is_negative = of_ends[0].max(0).argmax(-1)
+    agreement, commonest, share = (part[:, np.arange(n_features), is_negative] for part in of_ends)
+    return _Answers(agreement, commonest, share, is_negative.astype(bool))
 
 
 def _classes(bundle: FeatureBundle) -> tuple[list[str], Int64[np.ndarray, " vocab"]]:
@@ -143,11 +161,11 @@ def _read(bundle: FeatureBundle, classes: Int64[np.ndarray, " vocab"]) -> _Conte
     at_first = np.bincount(feature[top], weights=first[top], minlength=n) / n_top
     n_bands = int(bundle.manifest["intervals"]["n"])
     use = (interval >= -1) & (dup_of < 0)
-    feature, interval, position, sequence = feature[use], interval[use], position[use], sequence[use]
+    feature, interval, position, sequence, peak = (x[use] for x in (feature, interval, position, sequence, peak))
     strong = (interval >= 0) & (interval < max(n_bands, 2))
     weak = (interval == -1) | (interval > n_bands / 2)
     codes = _views(bundle.tokens(), classes, bundle.vocabulary, sequence, position)
-    return _Contexts(feature, strong, weak, codes, distinct, documents, at_first, lowest)
+    return _Contexts(feature, peak < 0, strong, weak, codes, distinct, documents, at_first, lowest)
 
 
 def _views(
@@ -245,9 +263,10 @@ def _scores(bundle: FeatureBundle, contexts: _Contexts, answers: _Answers) -> Fl
 def _steady(contexts: _Contexts, answers: _Answers) -> Float64[np.ndarray, " F"]:
     view = answers.agreement.argmax(0)
     commonest = answers.commonest[view, np.arange(len(view))]
-    feature = contexts.feature[contexts.weak]
+    weak = contexts.weak & (contexts.is_negative == answers.is_negative[contexts.feature])
+    feature = contexts.feature[weak]
     said = np.stack([contexts.codes[name] for name in VIEWS])[view[contexts.feature], np.arange(len(contexts.feature))]
-    same = said[contexts.weak] == commonest[feature]
+    same = said[weak] == commonest[feature]
     n = np.bincount(feature, minlength=len(view))
     return np.bincount(feature, weights=same, minlength=len(view)) / np.maximum(n, 1)
 

@@ -81,3 +81,19 @@ def test_without_candidates_nothing_is_interesting(make: Make) -> None:
     tokens, table = world(density=0.5)
     assert interesting(make(tokens, table)) == []
     assert interesting(make(tokens, table * 0)) == []
+
+
+def test_the_end_of_a_signed_feature_that_agrees_speaks_for_it(make: Make, constructed: tuple) -> None:
+    tokens, table, documents = constructed
+    two_ended, turned = table.copy(), table.copy()
+    two_ended[:, ON] = table[:, RANDOM] - table[:, ON] * (table[:, RANDOM] == 0)
+    turned[:, ON] = -table[:, ON]
+    plain, both, other = (
+        {i.feature: i for i in interesting(make(tokens, x, {"documents": documents, "at_once": 40}), 12)}
+        for x in (table, two_ended, turned)
+    )
+    for found in (both, other):
+        assert found[ON].is_negative
+        assert found[ON].findings == plain[ON].findings
+    assert other[ON].score == pytest.approx(plain[ON].score)
+    assert not any(interest.is_negative for feature, interest in both.items() if feature != ON)

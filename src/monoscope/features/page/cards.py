@@ -39,7 +39,8 @@ def headline(feature: Feature, interest: Interest) -> str:
     found = {finding.view: finding for finding in interest.findings}
     parts = [_finding(found[view]) for view in ORDER if view in found]
     if parts:
-        return '<span class="what">fires ' + " ".join(parts) + "</span>"
+        verb = "is negative" if interest.is_negative else "fires"
+        return f'<span class="what">{verb} ' + " ".join(parts) + "</span>"
     often = "".join(chip(token.text) for token in feature.tokens[:4])
     return f'<span class="what">fires most often on {often}</span>'
 
