@@ -4,7 +4,7 @@
 
 Methods are rows of ``monoscope.evals.worlds.methods``. Results are written world by world, so a bench that was
 stopped goes on where it was. ``--keep`` starts from the results of the last whole run and measures only rows whose
-settings have changed since, such as those of a new method. Two processes of one thread each share the worlds.
+settings have changed since, such as those of a new method. Processes of one thread each share the worlds.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import textwrap
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from queue import Empty
@@ -32,7 +33,6 @@ from monoscope.evals.worlds.compare import LIMITS, SEEDS, Budget, bounds, compar
 from monoscope.evals.worlds.methods import METHODS, Method
 
 ROOT = Path(__file__).parents[1]
-PROCESSES = 2
 ROW_DEPTH = 4  # rows, world, kind, label
 GRID = (0.5, 0.8, 1.0, 1.25, 2.0)  # of the true L0, for its calibration
 CALIBRATED, CALIBRATED_ON = ("TopK", "BatchTopK", "JumpReLU, target L0"), "W1"
@@ -112,7 +112,7 @@ def n_dictionaries(kind: str, world: str, labels: list[str]) -> int:
     return times * sum(len(METHODS[label].recipes(world, WORLDS[world])) for label in labels)
 
 
-def measure(results: dict[str, Any], out: Path, worlds: list[str], budget: Budget) -> None:
+def measure(results: dict[str, Any], out: Path, worlds: list[str], budget: Budget, processes: int) -> None:
     """Fill in what is missing, writing the results after every task."""
     rows = results.setdefault("rows", {})
     todo = []
@@ -127,20 +127,15 @@ def measure(results: dict[str, Any], out: Path, worlds: list[str], budget: Budge
     queue = context.Queue()
     with (
         progress("worlds", total, "dictionaries") as bar,
-        ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=_start, initargs=(queue,)) as pool,
+        context.Pool(processes, _start, (queue,)) as pool,  # leaving the block, however, ends the processes
     ):
-        waiting = {
-            pool.submit(_work, kind, world, labels, budget): i for i, (kind, world, labels, _) in enumerate(todo)
-        }
+        waiting = {i: pool.apply_async(_work, (*task[:3], budget)) for i, task in enumerate(todo)}
         while waiting:
-            while True:
-                try:
-                    bar.advance(queue.get(timeout=2))
-                except Empty:
-                    break
-            for future in [f for f in waiting if f.done()]:
-                kind, world, labels, prints = todo[waiting.pop(future)]
-                seconds, found = future.result()
+            with suppress(Empty):
+                bar.advance(queue.get(timeout=2))
+            for i in [i for i, task in waiting.items() if task.ready()]:
+                kind, world, _, prints = todo[i]
+                seconds, found = waiting.pop(i).get()
                 for label, row in found.items():
                     rows[world][kind][label] = row | {"fingerprint": prints[label]}
                 results["seconds"][f"{world} {kind}"] = round(seconds)
@@ -157,11 +152,13 @@ def lines_of(value: Any, depth: int) -> str:
 
 def main() -> None:
     """Measure what is missing and render the page."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the processes end with this one
     parser = argparse.ArgumentParser()
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/bench_worlds.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/reference/worlds.md")
     parser.add_argument("--tokens", type=int, help="of training, for each dictionary")
+    parser.add_argument("--processes", type=int, default=2, help="worlds measured at a time, one thread each")
     parser.add_argument("--keep", action="store_true", help="measure only rows that are new since the last whole run")
     args = parser.parse_args()
     budget = Budget() if args.tokens is None else replace(Budget(), tokens=args.tokens)
@@ -172,7 +169,7 @@ def main() -> None:
         results = json.loads(known.read_text())
     results |= {"budget": asdict(budget), "seeds": SEEDS, "cores": os.cpu_count()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    measure(results, partial, args.worlds, budget)
+    measure(results, partial, args.worlds, budget, args.processes)
     write_text(args.out, lines_of(results, ROW_DEPTH) + "\n")
     partial.unlink(missing_ok=True)
     write_text(args.page, page(results))

@@ -73,7 +73,23 @@ def world_table(name: str, found: Mapping[str, Any]) -> str:
     for label in FLOORS:
         if (row := methods.get(label) or limits.get(label)) is not None:
             lines.append(line(f"*{label}*", row, columns))
-    return table(lines)
+    return table(lines) + "\n\n" + gaps({label: methods[label] for label in shown}, limits)
+
+
+def gaps(methods: Mapping[str, Row], limits: Mapping[str, Row]) -> str:
+    """What encoders lose to pursuit with the true directions, and what the best method loses in all."""
+    if "pursuit at the true L0" not in limits or not methods:
+        return ""
+    said = []
+    for metric, name in (("ev", "EV"), ("f1_hungarian", "F1")):
+        top = mean(limits["pursuit at the true L0"], metric)
+        best = max(methods, key=lambda label: mean(methods[label], metric))
+        linear = top - mean(limits["linear encoder"], metric)
+        said.append(
+            f"{name}: {linear:.3f} of it is lost by a linear encoder that knows the directions, "
+            f"{top - mean(methods[best], metric):.3f} by the best method here ({best})"
+        )
+    return "Below pursuit at the true L0, " + "; ".join(said) + "."
 
 
 def line(label: str, row: Row, columns: Mapping[str, str], verdict: str = "") -> list[str]:
