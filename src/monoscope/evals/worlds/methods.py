@@ -26,7 +26,7 @@ class Method:
 
     function, terms, wiring: of the recipe, where they are not a BatchTopK autoencoder's
     at_l0: dotted keys of the recipe that are set to the wanted L0
-    steps: what is added to it, one run each, where fewer features fire than are asked for
+    steps: by world, what is added to it, one run each, where other numbers fire than are asked for
     weight: dotted key of the penalty that sets the L0, and by world the two weights to train at
     width: F, as a multiple of the world's
     worlds: those the method is for; None for all
@@ -37,7 +37,7 @@ class Method:
     terms: Mapping[str, Any] = field(default_factory=lambda: REVIVED)
     wiring: Mapping[str, Any] = field(default_factory=lambda: {"kind": "autoencoder"})
     at_l0: tuple[str, ...] = ()
-    steps: tuple[int, ...] = (0,)
+    steps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     weight: str | None = None
     weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     width: float = 1
@@ -61,7 +61,7 @@ class Method:
             return [_set(base, {self.weight: weight}) for weight in self.weights[name]]
         whole = self.function["kind"] in INTEGER_K
         around = {math.floor(l0), math.ceil(l0)} if whole else {float(l0)}
-        wanted = sorted({k + step for k in around for step in self.steps})
+        wanted = sorted({k + step for k in around for step in self.steps.get(name, (0,))})
         recipes = [_set(base, dict.fromkeys(self.at_l0, k)) for k in wanted if k > 0]
         if self.function["kind"] == "group_max":  # its groups are of one size
             recipes = [
@@ -88,7 +88,7 @@ METHODS = {
         {"kind": "relu"},
         SQUARED | {"sparsity": {"kind": "l1"}},
         weight="terms.sparsity.weight",
-        weights={"W0": (1.5, 3.0), "W1": (4.0, 5.6), "W3": (3.4, 5.0), "W5": (2.2, 3.4)},
+        weights={"W0": (1.5, 3.0), "W1": (4.0, 5.6), "W3": (2.9, 3.7), "W5": (2.2, 3.4)},
     ),
     "Gated": Method(
         {"kind": "gated"},
@@ -96,8 +96,8 @@ METHODS = {
         weight="terms.sparsity.weight",
         weights={"W1": (4.4, 7.5)},
     ),
-    "TopK": Method({"kind": "topk"}, at_l0=("function.k",)),
-    "BatchTopK": Method({"kind": "batch_topk"}, at_l0=("function.k",)),
+    "TopK": Method({"kind": "topk"}, at_l0=("function.k",), steps={"W3": (0, 1)}),
+    "BatchTopK": Method({"kind": "batch_topk"}, at_l0=("function.k",), steps={"W4": (0, 0.2)}),
     "Matryoshka BatchTopK": Method(
         {"kind": "batch_topk"},
         {"reconstruction": {"kind": "matryoshka"}, "revive": {"kind": "auxk"}},
@@ -108,6 +108,7 @@ METHODS = {
         {"kind": "jumprelu"},
         REVIVED | {"sparsity": {"kind": "target_l0", "weight": 4.0}},
         at_l0=("function.calibrate_l0", "terms.sparsity.target"),
+        steps={"W3": (0, 0.25)},
         worlds=("W0", "W1", "W3", "W5"),
     ),
     "JumpReLU, tanh": Method(
@@ -128,7 +129,7 @@ METHODS = {
         REVIVED,
         {"kind": "matching_pursuit"},
         at_l0=("function.k",),
-        steps=(0, 1),
+        steps={"W1": (0, 1), "W3": (1, 2), "W6": (0, 1)},
         worlds=("W1", "W3", "W6"),
     ),
     "ITDA": Method({"kind": "pursuit"}, {}, {"kind": "itda"}, at_l0=("function.k",), worlds=("W1", "W6")),
@@ -138,7 +139,9 @@ METHODS = {
         at_l0=("function.k",),
         worlds=("W1",),
     ),
-    "BatchTopK, twice as wide": Method({"kind": "batch_topk"}, at_l0=("function.k",), width=2, worlds=("W4",)),
+    "BatchTopK, twice as wide": Method(
+        {"kind": "batch_topk"}, at_l0=("function.k",), steps={"W4": (0, 0.3)}, width=2, worlds=("W4",)
+    ),
     "frozen decoder": Method(
         {"kind": "batch_topk"},
         FVU,
