@@ -40,11 +40,10 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 
 from monoscope.features.bundle import FeatureBundle
+from monoscope.features.views import NOTHING, VIEWS, views
 
 MIN_SEQUENCES, MAX_DENSITY, MAX_FIRST = 12, 0.05, 0.5
 MIN_CONTEXTS, MIN_DOCUMENTS = 8, 3
-NOTHING = -1
-VIEWS = ("on", "after", "before", "line", "repeats")
 STATED = {"on": 0.5, "after": 0.5, "before": 0.5, "line": 0.5, "repeats": 0.8}  # share of contexts worth stating
 MIN_AGREEMENT = 0.1
 SAME, SAME_KIND = 0.7, 0.97
@@ -164,64 +163,8 @@ def _read(bundle: FeatureBundle, classes: Int64[np.ndarray, " vocab"]) -> _Conte
     feature, interval, position, sequence, peak = (x[use] for x in (feature, interval, position, sequence, peak))
     strong = (interval >= 0) & (interval < max(n_bands, 2))
     weak = (interval == -1) | (interval > n_bands / 2)
-    codes = _views(bundle.tokens(), classes, bundle.vocabulary, sequence, position)
+    codes = views(bundle.tokens(), classes, bundle.vocabulary, sequence, position)
     return _Contexts(feature, peak < 0, strong, weak, codes, distinct, documents, at_first, lowest)
-
-
-def _views(
-    tokens: np.ndarray,
-    classes: Int64[np.ndarray, " vocab"],
-    vocabulary: list[str],
-    sequence: Int64[np.ndarray, " n"],
-    position: Int64[np.ndarray, " n"],
-) -> dict[str, Int64[np.ndarray, " n"]]:
-    code = classes[tokens]
-
-    def at(offset: int) -> Int64[np.ndarray, " n"]:
-        place = position + offset
-        inside = (place >= 0) & (place < tokens.shape[1])
-        return np.where(inside, code[sequence, np.clip(place, 0, tokens.shape[1] - 1)], NOTHING)
-
-    opener = _line_openers(tokens, vocabulary)[sequence, position]
-    line = np.where(opener >= 0, code[sequence, np.maximum(opener, 0)], NOTHING)
-    return {
-        "on": at(0),
-        "after": at(-1),
-        "before": at(1),
-        "line": line,
-        "repeats": _repeats(tokens, sequence, position),
-    }
-
-
-def _line_openers(tokens: np.ndarray, vocabulary: list[str]) -> Int64[np.ndarray, "S T"]:
-    """Position of the first word of the line that each token stands in; -1 before any line has begun."""
-    newline = np.array(["\n" in text for text in vocabulary])[tokens]
-    word = np.array([bool(text.strip()) for text in vocabulary])[tokens]
-    place = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-
-    def last(flag: Bool[np.ndarray, "S T"]) -> Int64[np.ndarray, "S T"]:
-        """Last position before each token where the flag holds; -2 if there is none."""
-        seen = np.maximum.accumulate(np.where(flag, place, -2), axis=1)
-        return np.concatenate([np.full((len(tokens), 1), -2), seen[:, :-1]], axis=1)
-
-    last_newline = last(newline)
-    opens = word & (last_newline >= 0) & (last(word) <= last_newline)
-    opener = np.maximum.accumulate(np.where(opens, place, -2), axis=1)
-    return np.where(opener > last_newline, opener, -1)
-
-
-def _repeats(
-    tokens: np.ndarray, sequence: Int64[np.ndarray, " n"], position: Int64[np.ndarray, " n"]
-) -> Int64[np.ndarray, " n"]:
-    """0 where the token and the one before it occurred side by side earlier in the sequence, else nothing."""
-    pair = tokens[:, :-1].astype(np.int64) << 32 | tokens[:, 1:].astype(np.int64)
-    pair = np.concatenate([np.full((len(tokens), 1), -1), pair], axis=1)
-    row = np.repeat(np.arange(len(tokens)), tokens.shape[1])
-    order = np.lexsort((pair.reshape(-1), row))  # stable: the first of equal pairs keeps its place
-    ordered, rows = pair.reshape(-1)[order], row[order]
-    again = np.zeros(len(order), bool)
-    again[order[1:]] = (ordered[1:] == ordered[:-1]) & (rows[1:] == rows[:-1])
-    return np.where(again.reshape(tokens.shape)[sequence, position], 0, NOTHING)
 
 
 def _answer(
