@@ -140,7 +140,10 @@ def suite_report(
 
 
 def _alive(name: str, dictionary: Dictionary, found: ByPosition) -> Any:
-    directions = dictionary.get_parameter("W_dec")[found.density > 0]
+    rows = dictionary.decoder_rows(dictionary.writes[0])
+    if rows is None:
+        raise DataError(f"{name}: features of a {type(dictionary).__name__} are maps, and have no geometry")
+    directions = rows[found.density > 0]
     if len(directions) < 2:
         raise DataError(f"{name}: fewer than two features fire on this text, so they have no geometry")
     return directions

@@ -29,7 +29,7 @@ from monoscope.features.collectors.tokens import TokenStatistics
 from monoscope.features.columns import Columns
 from monoscope.features.firings import Firings
 from monoscope.features.vocabulary import Vocabulary
-from monoscope.features.weights.directions import directions
+from monoscope.features.weights.directions import directions, written
 from monoscope.features.weights.logits import logit_effects
 from monoscope.features.writer import Corpus, write_bundle
 from monoscope.harvest import ActivationSource
@@ -118,7 +118,7 @@ def analyze(
     """
     out = Path(out)
     refuse_existing(out, force=force)
-    if "W_dec" not in dict(dictionary.named_parameters()):
+    if written(dictionary) is None:
         raise MismatchError(f"features of a {type(dictionary).__name__} are maps, and a bundle describes directions")
     dictionary = dictionary.frozen()
     run = _Pass(dictionary, config)
@@ -133,7 +133,7 @@ def analyze(
             contexts=contexts,
             corpus=run.corpus,
             vocabulary=vocabulary,
-            decoder=dictionary.get_parameter("W_dec").detach(),
+            decoder=written(dictionary),
             facts=_facts(run, dictionary, source, lm, vocabulary, stats or {}),
             force=force,
         )
@@ -212,7 +212,7 @@ def _about_dictionary(dictionary: Dictionary) -> dict[str, Any]:
         "wiring": shape["wiring"]["kind"],
         "function": shape["function"]["kind"],
         "n_features": dictionary.n_features,
-        "d_model": dictionary.get_parameter("W_dec").shape[-1],
+        "d_model": dictionary.widths[dictionary.writes[-1]],
         "k": shape["function"].get("k"),
         "reads": [str(site) for site in dictionary.reads],
         "writes": [str(site) for site in dictionary.writes],

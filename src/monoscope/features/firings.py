@@ -104,12 +104,16 @@ def _text(batch: ActivationBatch) -> tuple[np.ndarray, np.ndarray]:
 def _encode(
     dictionary: Dictionary, batch: ActivationBatch
 ) -> tuple[Int64[np.ndarray, " n"], Int32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
-    """Token among those that count, feature and value of every entry, ordered by token."""
+    """Token among those that count, feature and value of every entry, ordered by token.
+
+    With a gate at each site, a feature fires where any is open.
+    """
     start = 0
     tokens, features, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     with torch.inference_mode():
         for acts in _acts(dictionary, batch):
-            token, feature, value = acts.coo()
+            is_gated = acts.values.ndim > 2
+            token, feature, value = (acts.at_any_gate() if is_gated else acts).coo()
             tokens.append(token.cpu().numpy() + start)
             start += len(acts.values)
             features.append(feature.int().cpu().numpy())
@@ -123,7 +127,7 @@ def _encode(
 
 def _acts(dictionary: Dictionary, batch: ActivationBatch) -> Iterator[Acts]:
     """Activations of the tokens that count, some tokens or some sequences at a time."""
-    weight = dictionary.get_parameter("W_dec")
+    weight = next(dictionary.parameters())
     x, _ = dictionary.gather(batch.flat() if dictionary.per_token else batch)
     x = x.to(weight.device, weight.dtype)
     if dictionary.per_token:

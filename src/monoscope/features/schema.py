@@ -6,7 +6,7 @@ details.parquet        one row a feature, lists
 contexts/00000.parquet one row a context, sorted by (feature, interval, rank); a row group is exactly 128 features
 sequences.safetensors  the sequences that contexts come from: tokens u32 [S, T], length u16 [S], doc u32 [S]
 vocab.parquet          one row a token: id, bytes, text, special
-decoder.safetensors    W_dec f16 [F, d], norm f32 [F]
+decoder.safetensors    W_dec f16 [F, d], of several write sites one behind the other; norm f32 [F]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-SCHEMA, VERSION, MINOR = "monoscope.features", 1, 1
+SCHEMA, VERSION, MINOR = "monoscope.features", 1, 2
 FEATURES_PER_GROUP, GROUPS_PER_FILE, ROWS_PER_GROUP = 128, 128, 16384
 FEATURES_PER_FILE = FEATURES_PER_GROUP * GROUPS_PER_FILE
 
@@ -68,6 +68,7 @@ DETAILS = pa.schema(
         ("co_features", pa.list_(pa.uint32())),
         ("co_pmi", pa.list_(pa.float32())),
         ("write_norms", pa.list_(pa.float32())),
+        ("write_cosine", pa.list_(pa.float32())),  # optional, since minor 2
     ]
 )
 
@@ -89,7 +90,7 @@ CONTEXTS = pa.schema(
 
 VOCABULARY = pa.schema([("id", pa.uint32()), ("bytes", pa.binary()), ("text", pa.string()), ("special", pa.bool_())])
 
-OPTIONAL = frozenset({"best_score", "cluster", "map_x", "map_y", "token_share"})
+OPTIONAL = frozenset({"best_score", "cluster", "map_x", "map_y", "token_share", "write_cosine"})
 
 
 def contexts_file(feature: int) -> str:

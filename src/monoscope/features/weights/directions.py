@@ -14,26 +14,51 @@ SHOWN = 10
 CELLS = 2**24
 
 
+def written(dictionary: Dictionary) -> Float[Tensor, "F d"] | None:
+    """What features write, at several sites one row behind the other; None where it depends on what they read."""
+    rows = [dictionary.decoder_rows(site) for site in dictionary.writes]
+    known = [row.detach().float() for row in rows if row is not None]
+    return torch.cat(known, dim=1) if len(known) == len(rows) else None
+
+
 def directions(dictionary: Dictionary, alive: Bool[np.ndarray, " F"]) -> Columns:
     """Norms of encoder and decoder directions, the cosine between them, and the 10 nearest living features of each.
 
-    enc_dec_cos is NaN where the dictionary reads and writes vectors of different widths.
+    enc_dec_cos is NaN where the dictionary reads and writes vectors of different widths, all of the encoder where it
+    has none. Of several write sites, write_norms holds the norm at each and write_cosine the cosine between the
+    direction there and that of the largest norm; everything else is of the sites' vectors joined to one.
     """
-    decoder = dictionary.get_parameter("W_dec").detach().float()
-    encoder = dictionary.get_parameter("W_enc").detach().float().T
-    dec_norm, enc_norm = decoder.norm(dim=1), encoder.norm(dim=1)
-    if decoder.shape == encoder.shape:
-        cosine = (decoder * encoder).sum(1) / (dec_norm * enc_norm).clamp_min(1e-30)
-    else:
-        cosine = torch.full_like(dec_norm, torch.nan)
+    decoder, encoder = written(dictionary), dictionary.encoder_rows()
+    assert decoder is not None, "only features with directions are described"
+    dec_norm = decoder.norm(dim=1)
+    unknown = torch.full_like(dec_norm, torch.nan)
+    scalars = {"dec_norm": dec_norm, "enc_norm": unknown, "enc_dec_cos": unknown}
     living = torch.from_numpy(alive).to(decoder.device)
-    lists = {"write_norms": Ragged.from_table(dec_norm[:, None].cpu().numpy())}
-    for name, rows in (("dec", decoder), ("enc", encoder)):
-        ids, values, keep = neighbors(rows, living)
-        lists[f"{name}_neighbors"] = Ragged.from_table(ids, keep)
-        lists[f"{name}_cosine"] = Ragged.from_table(values, keep)
-    scalars = {"dec_norm": dec_norm, "enc_norm": enc_norm, "enc_dec_cos": cosine}
+    lists = _of_sites(decoder.unflatten(1, (len(dictionary.writes), -1))) | _lists("dec", decoder, living)
+    if encoder is None:
+        lists |= _lists("enc", decoder, torch.zeros_like(living))
+    else:
+        encoder = encoder.detach().float()
+        scalars["enc_norm"] = encoder.norm(dim=1)
+        lists |= _lists("enc", encoder, living)
+        if decoder.shape == encoder.shape:
+            products = (dec_norm * scalars["enc_norm"]).clamp_min(1e-30)
+            scalars["enc_dec_cos"] = (decoder * encoder).sum(1) / products
     return Columns({name: value.cpu().numpy() for name, value in scalars.items()}, lists)
+
+
+def _of_sites(rows: Float[Tensor, "F site d"]) -> dict[str, Ragged]:
+    norms = rows.norm(dim=-1)
+    unit = rows / norms[..., None].clamp_min(1e-30)
+    longest = unit[torch.arange(len(unit)), norms.argmax(1)]
+    cosines = (unit @ longest[..., None])[..., 0]
+    tables = {"write_norms": norms, "write_cosine": cosines}
+    return {name: Ragged.from_table(table.cpu().numpy()) for name, table in tables.items()}
+
+
+def _lists(name: str, rows: Float[Tensor, "F d"], living: Bool[Tensor, " F"]) -> dict[str, Ragged]:
+    ids, values, keep = neighbors(rows, living)
+    return {f"{name}_neighbors": Ragged.from_table(ids, keep), f"{name}_cosine": Ragged.from_table(values, keep)}
 
 
 def neighbors(

@@ -26,6 +26,7 @@ from monoscope.models import LanguageModel
 
 SHOWN, N_BINS = 20, 50
 CELLS = 2**22
+ADDED_KINDS = frozenset({"attn_out", "mlp_out"})
 RESIDUAL_KINDS = frozenset({"embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"})
 
 
@@ -33,12 +34,14 @@ def logit_effects(dictionary: Dictionary, lm: LanguageModel | None) -> Columns:
     """logit_max, logit_min, logit_kurtosis, the 20 tokens at either end, and a histogram over the vocabulary.
 
     Of a dictionary that does not write into the residual stream, or without a model to ask, lists are empty and numbers
-    are NaN. Kurtosis is the fourth standardized moment less 3: large where a feature singles out a few tokens.
+    are NaN. Of several write sites, what is added to the residual stream adds up; of states of the stream the last one
+    counts. Kurtosis is the fourth standardized moment less 3: large where a feature singles out a few tokens.
     """
-    unembed = None if lm is None else _unembedding(lm, dictionary.writes[-1])
-    if unembed is None:
+    unembed = None if lm is None else _unembedding(lm, dictionary.writes[-1].of(""))
+    directions = _reaching(dictionary)
+    if unembed is None or directions is None:
         return _unknown(dictionary.n_features)
-    weight = dictionary.get_parameter("W_dec").detach().to(unembed.device, unembed.dtype)
+    weight = directions.detach().to(unembed.device, unembed.dtype)
     rows = max(1, CELLS // unembed.shape[1])
     parts = [_describe(weight[start : start + rows] @ unembed) for start in range(0, len(weight), rows)]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -71,6 +74,15 @@ def through_norm(norm: Callable[[Tensor], Tensor], d: int, like: Tensor) -> tupl
         raise ModelError("the model's final norm is not a gain after a scale: logit effects are not defined for it")
     scales = close(doubled, above)
     return gain * rms if scales else gain, close(shifted, above)
+
+
+def _reaching(dictionary: Dictionary) -> Float[Tensor, "F d"] | None:
+    """What features have written into the residual stream once all their sites are passed."""
+    own = [site for site in dictionary.writes if site.model == dictionary.writes[-1].model]
+    adds_up = all(site.module is None and site.kind in ADDED_KINDS for site in own)
+    rows = [dictionary.decoder_rows(site) for site in (own if adds_up else own[-1:])]
+    known = [row for row in rows if row is not None]
+    return torch.stack(known).sum(0) if len(known) == len(rows) else None
 
 
 def _unembedding(lm: LanguageModel, site: Site) -> Float[Tensor, "d vocab"] | None:
