@@ -130,7 +130,8 @@ class CrossLayer(Dictionary):
     def initialize_(self, config: Initialization, sample: Sample, generator: torch.Generator) -> None:
         """Encoders along random unit directions; decoders uniform in ``+-0.1 / sqrt(L d)``, so near the mean, not 0.
 
-        Scores are scaled by decoder norms, and decoders of 0 would leave nothing to choose by.
+        Scores are scaled by decoder norms, and decoders of 0 would leave nothing to choose by. b_enc takes the mean of
+        what is read away, so that all features start with a chance to fire.
         """
         if config.directions == "model":
             raise ConfigError("initialize.directions = 'model' starts from one MLP, and a CLT spans several layers")
@@ -140,7 +141,7 @@ class CrossLayer(Dictionary):
         for layer in range(self.n_layers):
             directions = unit_directions(self.n_per_layer, x[:, layer], config, generator)
             self.W_enc[layer].copy_(directions.T)
-            self.b_enc[layer].zero_()
+            self.b_enc[layer].copy_(-directions @ x[:, layer].mean(0))
             rows = self.W_dec[layer]
             rows.copy_((2 * torch.rand(rows.shape, generator=generator) - 1) * bound)
             if not self.config.start_across:

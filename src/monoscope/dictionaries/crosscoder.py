@@ -20,6 +20,7 @@ Sources: Lindsey et al. 2024, Sparse Crosscoders (Transformer Circuits); gates a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -125,7 +126,10 @@ class Crosscoder(Dictionary):
 
     @torch.no_grad()
     def initialize_(self, config: Initialization, sample: Sample, generator: torch.Generator) -> None:
-        """The same random directions at every site; encoders their transposes, scaled for the best reconstruction."""
+        """The same random directions at every site; encoders their transposes, scaled for the best reconstruction.
+
+        b_enc takes the mean of what is read away, so that all features start with a chance to fire.
+        """
         if config.directions == "model":
             raise ConfigError("initialize.directions = 'model' starts from one MLP, and a crosscoder has several sites")
         x, target = _with_sites(sample.x, len(self.reads)), _with_sites(sample.target, len(self.writes))
@@ -135,11 +139,13 @@ class Crosscoder(Dictionary):
         self.W_enc.copy_(directions.T / len(self.reads))
         if self.reads == self.writes:
             self.W_dec.copy_(directions)
+            centered = dataclasses.replace(sample, x=sample.x - sample.x.mean(0))
             scale = config.encoder_scale
-            self.W_enc.mul_(best_encoder_scale(self, sample) if scale == "search" else scale)
+            self.W_enc.mul_(best_encoder_scale(self, centered) if scale == "search" else scale)
         else:  # small, so that training starts near the mean, and not 0, which would leave nothing to score by
             self.W_dec.copy_(torch.randn(self.n_features, self.d_out, generator=generator))
             self.W_dec.mul_(0.1 / self.W_dec.norm(dim=-1, keepdim=True))
+        self.b_enc.copy_(-self._joined(sample.x.mean(0)) @ self.W_enc.flatten(0, 1))
         calibrate(self, sample.x)
 
     def preacts(self, x: Float[Tensor, "*read d"]) -> Float[Tensor, "*acts F"]:
