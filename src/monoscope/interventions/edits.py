@@ -121,16 +121,6 @@ def skipped(x: Float[Tensor, "batch pos d"], skip_first: int) -> Bool[Tensor, "b
     return (positions < skip_first).to(x.device)[..., None]
 
 
-def _check_whole() -> None:
-    """Raises MismatchError where the pass under way holds only the end of its rows, or padding in front of them."""
-    positions = current_positions()
-    if positions is not None and (positions[:, 0].any() or not positions[:, 1:2].all()):
-        raise MismatchError(
-            "this dictionary attends to earlier tokens, and this pass holds the last ones alone, or padding in front; "
-            "run whole rows, without cached generation, padded behind if at all"
-        )
-
-
 def _change(
     dictionary: Dictionary,
     features: Int[Tensor, " n"],

@@ -21,7 +21,7 @@ from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
 from monoscope.dictionaries.base import stacked
 from monoscope.dictionaries.order import comes_before
-from monoscope.models import Edit
+from monoscope.models import Edit, current_positions
 
 Given = Mapping[Site, Float[Tensor, "batch pos d"]]
 
@@ -84,7 +84,7 @@ def passing(
     """Edits that put ``rewrite(seen, target)`` at every write site, both in the dictionary's dtype.
 
     Raises UserError where features read what the pass does not give in time; MismatchError, in the pass, if the model
-    comes to a write site first.
+    comes to a write site first, or if a dictionary that reads sequences is given less than whole ones.
     """
     model, writes = writes_of(dictionary, model)
     dtype = next(dictionary.parameters()).dtype
@@ -119,10 +119,22 @@ def passing(
 
 def _seen(dictionary: Dictionary, number: int, read: Sequence[Tensor], acts: Sequence[Acts | None] = (None,)) -> Seen:
     """The dictionary at a write site, once it has read its first sites, and perhaps encoded them."""
+    if not dictionary.per_token:
+        _check_whole()
     later = [torch.zeros_like(read[0])] * (len(dictionary.reads) - len(read))
     x = stacked(dict(zip(dictionary.reads, (*read, *later), strict=True)), dictionary.reads)
     known = [part for part in acts if part is not None]
     return Seen(dictionary, number, Acts.joined(known) if known else dictionary.encode(x), x)
+
+
+def _check_whole() -> None:
+    """Raises MismatchError where the pass under way holds only the end of its rows, or padding in front of them."""
+    positions = current_positions()
+    if positions is not None and (positions[:, 0].any() or not positions[:, 1:2].all()):
+        raise MismatchError(
+            "this dictionary attends to earlier tokens, and this pass holds the last ones alone, or padding in front; "
+            "run whole rows, without cached generation, padded behind if at all"
+        )
 
 
 def _from_given(
