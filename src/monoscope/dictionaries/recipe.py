@@ -12,6 +12,7 @@ import monoscope.dictionaries.crosscoder
 import monoscope.dictionaries.lorsa
 import monoscope.dictionaries.variants  # noqa: F401  (makes the kinds known)
 from monoscope.core.config import Config
+from monoscope.core.errors import ConfigError
 from monoscope.core.site import Site
 from monoscope.dictionaries.autoencoder import Autoencoder
 from monoscope.dictionaries.base import Dictionary, Wiring
@@ -113,6 +114,9 @@ class Recipe(Config):
 
     def build(self, reads: tuple[Site, ...], writes: tuple[Site, ...], widths: Mapping[Site, int]) -> Dictionary:
         """An uninitialized dictionary between sites."""
+        spliced = [name for name, term in self.terms.items() if term.needs_model]
+        if spliced and len(writes) != 1:
+            raise ConfigError(f"terms.{spliced[0]} splices one site into the model, found {len(writes)} to write")
         dictionary = self.wiring.build(self.function, reads, writes, widths)
         if dictionary.activation.owns_bias:
             for name, parameter in dictionary.named_parameters():

@@ -288,3 +288,7 @@ def test_terms_and_functions_that_have_no_meaning_here() -> None:
         Recipe.from_dict(table)
     with pytest.raises(ConfigError, match="has one layer; use 'topk'"):
         Recipe.from_dict({"wiring": {"kind": "autoencoder"}, "function": {"kind": "layer_topk"}})
+    recipe = Recipe.from_dict({"wiring": {"kind": "cross_layer"}, "terms": {"predictions": {"kind": "end_to_end"}}})
+    reads, writes = sites(2)
+    with pytest.raises(ConfigError, match=r"terms.predictions splices one site into the model, found 2 to write"):
+        recipe.build(reads, writes, dict.fromkeys((*reads, *writes), 8))
