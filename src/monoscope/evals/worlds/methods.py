@@ -2,7 +2,7 @@
 
 A method whose sparsity follows from a setting directly is trained at the world's L0; where that is no integer and the
 setting has to be one, at the integers around it. A method that is sparse by the weight of a penalty is trained at two
-weights, whose L0 bracket the world's; its scores are then interpolated.
+weights, whose L0 bracket the world's; its scores are then interpolated. Settings that miss it are moved by ``steps``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ METHODS = {
         {"kind": "relu"},
         SQUARED | {"sparsity": {"kind": "l1"}},
         weight="terms.sparsity.weight",
-        weights={"W0": (1.5, 3.0), "W1": (4.0, 5.6), "W3": (2.9, 3.7), "W5": (2.2, 3.4)},
+        weights={"W0": (0.7, 1.5, 3.0), "W1": (3.2, 4.0), "W3": (2.9, 3.7), "W5": (2.2, 3.4)},
     ),
     "Gated": Method(
         {"kind": "gated"},
@@ -96,20 +96,20 @@ METHODS = {
         weight="terms.sparsity.weight",
         weights={"W1": (4.4, 7.5)},
     ),
-    "TopK": Method({"kind": "topk"}, at_l0=("function.k",), steps={"W3": (0, 1)}),
-    "BatchTopK": Method({"kind": "batch_topk"}, at_l0=("function.k",), steps={"W4": (0, 0.2)}),
+    "TopK": Method({"kind": "topk"}, at_l0=("function.k",), steps={"W0": (0, 1), "W2": (0, 1), "W3": (0, 1)}),
+    "BatchTopK": Method({"kind": "batch_topk"}, at_l0=("function.k",), steps={"W0": (-0.1, 0.1), "W4": (0, 0.2)}),
     "Matryoshka BatchTopK": Method(
         {"kind": "batch_topk"},
         {"reconstruction": {"kind": "matryoshka"}, "revive": {"kind": "auxk"}},
         at_l0=("function.k",),
-        worlds=("W1", "W2", "W3", "W5", "W5, wide enough"),
+        worlds=("W1", "W1, a quarter", "W2", "W3", "W5", "W5, wide enough"),
     ),
     "JumpReLU, target L0": Method(
         {"kind": "jumprelu"},
         REVIVED | {"sparsity": {"kind": "target_l0", "weight": 4.0}},
         at_l0=("function.calibrate_l0", "terms.sparsity.target"),
-        steps={"W3": (0, 0.25)},
-        worlds=("W0", "W1", "W3", "W5"),
+        steps={"W0": (-0.3, 0), "W3": (0, 0.25), "W5": (-0.6, -0.3)},
+        worlds=("W0", "W1", "W1, a quarter", "W3", "W5"),
     ),
     "JumpReLU, tanh": Method(
         {"kind": "jumprelu", "calibrate_l0": 6.0},
@@ -117,7 +117,7 @@ METHODS = {
         weight="terms.sparsity.weight",
         weights={"W1": (14.0, 50.0)},
     ),
-    "GroupMax": Method({"kind": "group_max"}, at_l0=("function.k",), worlds=("W1",)),
+    "GroupMax": Method({"kind": "group_max"}, at_l0=("function.k",), steps={"W1": (0, 1)}, worlds=("W1",)),
     "AbsTopK": Method(
         {"kind": "abs_topk"},
         at_l0=("function.k",),
@@ -129,14 +129,15 @@ METHODS = {
         REVIVED,
         {"kind": "matching_pursuit"},
         at_l0=("function.k",),
-        steps={"W1": (0, 1), "W3": (1, 2), "W6": (0, 1)},
-        worlds=("W1", "W3", "W6"),
+        steps={"W1": (0, 1), "W1, a quarter": (0, 1), "W3": (1, 2), "W6": (0, 1)},
+        worlds=("W1", "W1, a quarter", "W3", "W6"),
     ),
     "ITDA": Method({"kind": "pursuit"}, {}, {"kind": "itda"}, at_l0=("function.k",), worlds=("W1", "W6")),
     "Variational": Method(
         {"kind": "variational"},
         SQUARED | {"divergence": {"kind": "kl"}},
         at_l0=("function.k",),
+        steps={"W1": (1, 2)},
         worlds=("W1",),
     ),
     "BatchTopK, twice as wide": Method(

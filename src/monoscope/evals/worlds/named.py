@@ -96,6 +96,9 @@ WORLDS = {
     "W1": NamedWorld(
         superposition_world, 512, 6, "superposition; one-sided twin of W4, where signed codes must not win"
     ),
+    "W1, a quarter": NamedWorld(
+        superposition_world, 128, 3, "room for a quarter of the features, as in the literature"
+    ),
     "W2": NamedWorld(correlated_world, 512, 6, "correlated: methods should rank as on W1"),
     "W3": NamedWorld(hierarchical_world, 512, 7, "hierarchy: absorption and leak"),
     "W4": NamedWorld(signed_world, 512, 6, "signed: codes of one sign need twice the width"),

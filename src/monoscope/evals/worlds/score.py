@@ -180,13 +180,17 @@ class Examination:
         return {}
 
     def bounds(self, l0: float, n_features: int, *, tokens: int = 20_000) -> dict[str, Scores]:
-        """Scores of the ceilings and of a random dictionary, at an L0 where they have one to choose."""
+        """Scores of the ceilings and of a random dictionary, at an L0 where they have one to choose.
+
+        The linear encoder has ``n_features`` directions too, the commonest ones; pursuit and least squares have all.
+        """
+        common = self.directions[self.rates.topk(min(n_features, self.world.n_features)).indices]
         rows = random_rows(n_features, self.world.d, torch.Generator().manual_seed(self.seed))
         planted, bias, signed = self.directions, self.bias, self.world.signed
         coders = {
             "true support": (planted, least_squares(planted, bias)),
             "pursuit at the true L0": (planted, omp(planted, bias)),
-            "linear encoder": (planted, linear_threshold(planted, bias, self.sample, l0, signed=signed)),
+            "linear encoder": (common, linear_threshold(common, bias, self.sample, l0, signed=signed)),
             "random": (rows, linear_threshold(rows, bias, self.sample, l0, signed=signed)),
         }
         return {name: self.score_coder(*pair, tokens=tokens) for name, pair in coders.items()}
