@@ -43,4 +43,45 @@ EXPECTED: tuple[tuple[str, str, str, str, str, str], ...] = (
 )
 """What is expected, the world and metric that show it, a method, how it compares, and with which other one."""
 
-AFTER = ""
+AFTER = """
+## Where it differs, and why
+
+**Matching pursuit detects better than expected where there is room for every feature.** The literature's worst F1
+is that of dictionaries with a quarter of the planted features. *W1, a quarter* has it: F1 0.67 where BatchTopK has
+0.87, and the least unique features. It reconstructs better than TopK there, but not better than methods that may
+spend more on one token than on another. With room for all (W1, W3) no feature is left over for residuals, and
+searching among directions that are nearly right finds the support better than any linear encoder does; the
+ceilings, 1.00 against 0.79, say by how much. The price appears elsewhere: on W3 it absorbs six times as much as
+BatchTopK and leaks most of the methods with hard selection, and under noise (W6) it reconstructs best and has a
+lower F1, one to one, than TopK. With five times the tokens (W1, one seed, not in the tables) its F1 stays at 0.77
+while BatchTopK and TopK reach 0.84 and 0.83: there it is the worst of the three.
+
+**TopK is ahead of BatchTopK with F = n.** In runs this short 5 to 12 % of BatchTopK's features stay silent, of
+TopK's at most 5 %; that common features take the share of rare ones in a batch would explain it, and was not
+tested. With five times the tokens (W1, one seed) BatchTopK has the better EV (0.89 against 0.87), F1 is equal
+(0.84, 0.83), and MCC still lower (0.95, 0.99). Where there are more planted features than the dictionary can hold
+(*W1, a quarter*, W5), the order is the usual one: BatchTopK wins F1 and EV by far.
+
+**Twice the width is not enough for codes of one sign in a run this short.** Each half of a signed feature fires
+half as often, and 9 % of 1,024 features are silent; MCC is 0.77, between 0.65 at n and 0.82 for signed codes.
+AbsTopK itself is held back by the quarter of its features that stays silent, on W1 too.
+
+**Matryoshka's gain in a hierarchy is in absorption, which it ends, and leak, which it more than halves;** what it
+gains in MCC and F1 is within what seeds differ by. Without a hierarchy it costs MCC, F1 and EV on W1 and EV on W2,
+and nothing that can be claimed where the dictionary is narrow.
+
+**Gated and tanh-penalized JumpReLU** have a quarter to two fifths of their features silent: neither has a term that
+revives them here. JumpReLU with a target L0, which AuxK does revive, is even with BatchTopK on W1 and ahead of it
+on W3.
+
+**ITDA** fills its 512 rows with the first 512 tokens it cannot explain, each a mixture of about six planted
+features; it costs no training, and recovers next to nothing. **Variational** dictionaries are hardly above the
+floor, as their authors find; its noise is the default one and was not tuned here. **GroupMax** finds directions
+nearly as well as BatchTopK, and detects much worse, since features of one group cannot fire together.
+
+Revival other than by AuxK, and penalties whose p falls, were compared apart: see [decision
+8](../decisions/0008-auxk-alone-revives-and-p-stays-fixed.md).
+
+What these tables cannot say: how methods compare in runs of millions of tokens, at other L0 than one, and at equal
+time rather than equal tokens.
+"""

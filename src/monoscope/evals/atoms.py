@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monoscope.core.errors import DataError
+from monoscope.core.errors import DataError, MismatchError
 from monoscope.dictionaries import Dictionary
 from monoscope.evals.metrics import Fidelity, check_finite
 
@@ -58,7 +58,10 @@ def examine_atoms(dictionary: Dictionary, sample: Float[Tensor, "n d"], held_out
     step = dictionary(held_out)
     fidelity = Fidelity(held_out.shape[1])
     fidelity.update(held_out, step.recon)
-    rows = whitened(dictionary.get_parameter("W_dec").detach()[step.acts.fired()], atomic_product(sample))
+    directions = dictionary.decoder_rows(dictionary.writes[0])
+    if directions is None:
+        raise MismatchError("the features of this dictionary have no directions of their own")
+    rows = whitened(directions.detach()[step.acts.fired()], atomic_product(sample))
     mu, l0 = coherence(rows), step.acts.l0().flatten()
     k = int(l0.float().median())
     return Atoms(

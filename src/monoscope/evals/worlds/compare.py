@@ -16,11 +16,10 @@ from torch import Tensor
 
 import monoscope.evals.worlds.floors  # noqa: F401  (makes the wiring known)
 from monoscope.core.progress import silent
-from monoscope.dictionaries import Dictionary
 from monoscope.evals.worlds.matching import pw_mcc
 from monoscope.evals.worlds.methods import Method
 from monoscope.evals.worlds.named import WORLDS
-from monoscope.evals.worlds.score import Examination, Scores
+from monoscope.evals.worlds.score import Examination, Scores, feature_directions
 from monoscope.harvest import synthetic
 from monoscope.training import Training, train
 
@@ -129,7 +128,7 @@ def compare(
             mine = [i for i, (of, _) in enumerate(trials) if of == label]
             chosen[label].append(at_l0([scores[i] for i in mine], wanted))
             nearest = min(mine, key=lambda i: abs(_known(scores[i]["l0"]) - wanted))
-            rows[label].append(_rows(trained[nearest]))
+            rows[label].append(feature_directions(trained[nearest]))
         done(len(trials))
     worlds = [structure for structure, _, _ in seeds]
     return {
@@ -162,10 +161,6 @@ def l0_calibration(curve: Sequence[Scores]) -> float:
     left, right = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
     curvature = (right - left) / (x2 - x0)
     return math.exp((x0 + x1) / 2 - left / (2 * curvature)) if curvature < 0 else math.exp(x1)
-
-
-def _rows(dictionary: Dictionary) -> Float[Tensor, "F d"]:
-    return dictionary.get_parameter("W_dec").detach()
 
 
 def _stability(rows: Sequence[Tensor], worlds: Sequence[int]) -> float | None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monoscope.core.acts import Acts
+from monoscope.core.errors import MismatchError
 from monoscope.dictionaries import Dictionary
 from monoscope.evals.metrics import Fidelity, Firing
 from monoscope.evals.worlds.bounds import Coder, least_squares, linear_threshold, omp, random_rows
@@ -45,6 +46,14 @@ def coder_of(dictionary: Dictionary) -> Coder:
     return code
 
 
+def feature_directions(dictionary: Dictionary) -> Float[Tensor, "F d"]:
+    """What features write. Raises MismatchError where that depends on what is read."""
+    rows = dictionary.decoder_rows(dictionary.writes[0])
+    if rows is None:
+        raise MismatchError("the features of this dictionary have no directions of their own to compare")
+    return rows.detach()
+
+
 class Examination:
     """Held-out tokens of a world, and the scores of what is examined on them.
 
@@ -77,8 +86,8 @@ class Examination:
         return self.rates.sum().item()
 
     def score(self, dictionary: Dictionary) -> Scores:
-        """Every score of a dictionary whose feature directions are the rows of ``W_dec``."""
-        return self.score_coder(dictionary.get_parameter("W_dec").detach(), coder_of(dictionary))
+        """Every score of a dictionary."""
+        return self.score_coder(feature_directions(dictionary), coder_of(dictionary))
 
     @torch.no_grad()
     def score_coder(self, rows: Float[Tensor, "F d"], coder: Coder, *, tokens: int | None = None) -> Scores:
