@@ -23,8 +23,8 @@ from monoscope.training.train import RunConfig
 FLOAT = 4  # bytes
 PROGRAM = 600e6  # bytes of the libraries and of what they set aside
 CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
-COPIES = 3  # [batch, feature] arrays of a step: pre-activations and what terms and gradients make of them
-DENSE_COPIES = 6  # the same where every feature keeps its place
+COPIES = 2  # [batch, feature] arrays of a step: pre-activations and what terms and gradients make of them
+DENSE_COPIES = 4  # the same where every feature keeps its place
 START_COPIES = 3  # first activations: as read, joined, scaled
 
 
