@@ -276,8 +276,10 @@ def page(results: dict[str, Any]) -> str:
     tokens = sorted({result["tokens"] for result in results.values()})
     said = " to ".join(f"{n:,}" for n in (tokens if len(tokens) == 1 else [tokens[0], tokens[-1]]))
     held_out = next(iter(results.values()))["held_out"]
+    asked = {name: read_toml(ROOT / "recipes" / f"{name}.toml")["training"]["tokens"] for name in results}
+    is_short = any(result["tokens"] < asked[name] for name, result in results.items())
     lines = [
-        HEAD.format(tokens=said, held_out=held_out),
+        HEAD.format(tokens=said, held_out=held_out) + (SHORT if is_short else ""),
         "| recipe | dictionary | F | L0 | FVU | CE recovered | CE added, nats | silent |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -301,6 +303,11 @@ differences of a few thousandths mean nothing. `python benchmarks/bench_recipes.
 F: features in all. L0: of all that fire on a token. FVU: mean over the sites that are written. CE recovered: share of
 what the mean in the place of all these sites costs, with all reconstructions in place at once, each of what the model
 has there by itself. Silent: features that fire on none of the held-out tokens.
+"""
+
+
+SHORT = """
+These runs are shorter than those the files ask for, and so all numbers are worse than what the files give.
 """
 
 
