@@ -49,13 +49,22 @@ def main() -> None:
             report(ReportConfig.from_dict(asked), args.work / f"report.{name}", force=False, as_json=True)
     reports = {name: json.loads((args.work / f"report.{name}" / "report.json").read_text()) for name in texts}
     table = json.loads((args.work / TABLE).read_text())["dictionaries"]
-    numbers = {"training": settings.training.to_dict(), "suite": table, "reports": reports}
+    numbers = rounded({"training": settings.training.to_dict(), "suite": table, "reports": reports})
     text = page(settings, table, reports, args.report_tokens)
     if args.write:
         write_json(ROOT / "benchmarks" / "results" / "bench_suite.json", numbers)
         write_text(ROOT / "docs" / "reference" / "suite.md", text)
     else:
         print(text)
+
+
+def rounded(value: Any) -> Any:
+    """Numbers with four digits, and no paths of the machine they were measured on."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items() if key != "tuned_name"}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def page(settings: TrainConfig, table: dict[str, Any], reports: dict[str, Any], report_tokens: int) -> str:
