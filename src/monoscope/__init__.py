@@ -39,6 +39,7 @@ __all__ = [
     "steer",
     "synthetic",
     "to_jumprelu",
+    "together",
     "train",
 ]
 
@@ -73,6 +74,7 @@ _HOMES = {
     "steer": "interventions",
     "synthetic": "harvest",
     "to_jumprelu": "training",
+    "together": "harvest",
     "train": "training",
 }
 

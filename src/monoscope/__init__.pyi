@@ -19,6 +19,7 @@ from monoscope.harvest import live as live
 from monoscope.harvest import repeat as repeat
 from monoscope.harvest import shuffle as shuffle
 from monoscope.harvest import synthetic as synthetic
+from monoscope.harvest import together as together
 from monoscope.interventions import ablate as ablate
 from monoscope.interventions import clamp as clamp
 from monoscope.interventions import patch as patch
