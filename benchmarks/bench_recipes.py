@@ -273,21 +273,19 @@ def main() -> None:
 
 def page(results: dict[str, Any]) -> str:
     """What each recipe gives, beside its alternative, in Markdown."""
-    tokens = sorted({result["tokens"] for result in results.values()})
-    said = " to ".join(f"{n:,}" for n in (tokens if len(tokens) == 1 else [tokens[0], tokens[-1]]))
-    held_out = next(iter(results.values()))["held_out"]
-    asked = {name: read_toml(ROOT / "recipes" / f"{name}.toml")["training"]["tokens"] for name in results}
-    is_short = any(result["tokens"] < asked[name] for name, result in results.items())
+    held_out = sorted({result["held_out"] for result in results.values()})
     lines = [
-        HEAD.format(tokens=said, held_out=held_out) + (SHORT if is_short else ""),
-        "| recipe | dictionary | F | L0 | FVU | CE recovered | CE added, nats | silent |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        HEAD.format(held_out=" to ".join(f"{n:,}" for n in dict.fromkeys((held_out[0], held_out[-1])))),
+        "| recipe | dictionary | tokens | F | L0 | FVU | CE recovered | CE added, nats | silent |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, result in results.items():
         for recipe, row in result["rows"].items():
             link = f"[{recipe}](../../recipes/{name}.toml)"
-            lines.append(f"| {link} | {row['title']} | {_cells(row['recipe'])} |")
-            lines.append(f"| | *{row['alternative']}* | {_cells(row['simpler'])} |")
+            lines.append(f"| {link} | {row['title']} | {result['tokens']:,} | {_cells(row['recipe'])} |")
+            lines.append(f"| | *{row['alternative']}* | | {_cells(row['simpler'])} |")
+    for name in sorted(files([]).keys() - results.keys()):
+        lines.append(f"| [{name}](../../recipes/{name}.toml) | not measured here | | | | | | | |")
     text = "\n".join(lines) + "\n"
     if (found := results.get("crosscoder_snapshots")) is not None:
         text += _emergence(found)
@@ -297,17 +295,12 @@ def page(results: dict[str, Any]) -> str:
 HEAD = """# Recipes and what they give
 
 Each recipe is a file, run by `monoscope train`; beside it stands a simpler alternative at the same L0, trained in the
-same pass on the same text: {tokens} tokens, and measured on {held_out:,} held-out ones, of the bundled model. One seed;
-differences of a few thousandths mean nothing. `python benchmarks/bench_recipes.py` makes this page.
+same pass on the same text, and measured on {held_out} held-out tokens of the bundled model. One seed and short runs:
+small differences mean nothing. `python benchmarks/bench_recipes.py --write` makes this page.
 
-F: features in all. L0: of all that fire on a token. FVU: mean over the sites that are written. CE recovered: share of
-what the mean in the place of all these sites costs, with all reconstructions in place at once, each of what the model
-has there by itself. Silent: features that fire on none of the held-out tokens.
-"""
-
-
-SHORT = """
-These runs are shorter than those the files ask for, and so all numbers are worse than what the files give.
+Tokens: trained on. F: features in all. L0: of all that fire on a token. FVU: mean over the sites that are written. CE
+recovered: share of what the mean in the place of all these sites costs, with all reconstructions in place at once, each
+of what the model has there by itself. Silent: features that fire on none of the held-out tokens.
 """
 
 

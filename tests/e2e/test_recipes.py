@@ -35,6 +35,11 @@ def test_recipe_trains(path: Path, tmp_path: Path) -> None:
         assert summary["fvu"] > 0
 
 
+def test_the_page_of_recipes_lists_each_of_them() -> None:
+    page = (ROOT / "docs" / "reference" / "recipes.md").read_text()
+    assert all(f"](../../recipes/{path.name})" in page for path in RECIPES)
+
+
 def test_the_benchmark_compares_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import bench_recipes
