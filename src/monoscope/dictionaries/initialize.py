@@ -2,7 +2,8 @@
 
     W_dec: directions of norm 1; for a transcoder 0, so that training starts from the mean
     W_enc = c W_dec.T; for a transcoder, directions of norm 1
-    b_dec = mean or geometric median of the targets, or 0;   b_enc = 0
+    b_dec = mean or geometric median of the targets, or 0
+    b_enc = 0; for a transcoder -mean(x) @ W_enc, so that all features start with a chance to fire
 
 Directions are random over all of space, or over the active subspace: the span of the first m right singular vectors of
 the centered sample, outside of which features of low-rank activations would start dead. Of a transcoder they may also
@@ -19,6 +20,7 @@ llamascopium's norm search and start from the MLP. Geometric median: Weiszfeld 1
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -94,7 +96,6 @@ def initialize_autoencoder_(
     """Set every parameter, from scaled activations of one sample."""
     x, target = sample.x, sample.target
     directions = unit_directions(dictionary.n_features, x, config, generator)
-    dictionary.b_enc.zero_()
     dictionary.b_dec.copy_(decoder_bias(target, config.decoder_bias))
     dictionary.W_enc.copy_(directions.T)
     is_sae = dictionary.reads == dictionary.writes
@@ -107,9 +108,12 @@ def initialize_autoencoder_(
         dictionary.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
     else:
         dictionary.W_dec.zero_()
+    mean = x.new_zeros(x.shape[1]) if is_sae else x.mean(0)
     if is_sae or config.directions == "model":
         scale = config.encoder_scale
-        dictionary.W_enc.mul_(best_encoder_scale(dictionary, sample) if scale == "search" else scale)
+        centered = dataclasses.replace(sample, x=x - mean)
+        dictionary.W_enc.mul_(best_encoder_scale(dictionary, centered) if scale == "search" else scale)
+    dictionary.b_enc.copy_(-mean @ dictionary.W_enc)
     calibrate(dictionary, x)
 
 
