@@ -23,7 +23,7 @@ from monoscope.cli.configs import TrainConfig, merged
 from monoscope.core.config import override, read_toml
 from monoscope.core.io import write_json, write_text
 from monoscope.core.site import Site
-from monoscope.dictionaries import Dictionary, load
+from monoscope.dictionaries import Crosscoder, Dictionary, load
 from monoscope.dictionaries.trajectories import emergence
 from monoscope.evals.metrics import Fidelity
 from monoscope.harvest import StandardLibrary, TokenWindows
@@ -179,6 +179,14 @@ class Joint:
             row |= {"ce_added": spliced - clean, "ce_recovered": (mean - spliced) / (mean - clean)}
         return row
 
+    def emergence(self) -> dict[str, int]:
+        """Features of a crosscoder over models that fire, by the model where their norm reaches half of its largest."""
+        (one, *others), fired = self.dictionaries, self.fired[0]
+        if others or not isinstance(one, Crosscoder) or not one.writes[0].model:
+            return {}
+        first = emergence(one.site_norms())[fired]
+        return {site.model: int((first == at).sum()) for at, site in enumerate(one.writes)}
+
 
 @torch.no_grad()
 def measure(
@@ -198,7 +206,7 @@ def measure(
     for batch in source:
         for one in joint.values():
             one.update(batch, lms.get(""))
-    return {name: one.result() for name, one in joint.items()}
+    return {name: one.result() | {"emergence": one.emergence()} for name, one in joint.items()}
 
 
 def run(name: str, comparisons: Sequence[Comparison], work: Path, changes: Sequence[str], held_out: int) -> None:
@@ -238,15 +246,7 @@ def run(name: str, comparisons: Sequence[Comparison], work: Path, changes: Seque
             "simpler": found[f"{one.recipe} alternative"],
         }
     result = {"settings": configured, "tokens": settings.training.tokens, "held_out": held_out, "rows": rows}
-    if name == "crosscoder_snapshots":
-        result["emergence"] = emergence_of(groups[name][0])
     write_json(out / RESULT, result)
-
-
-def emergence_of(crosscoder: Dictionary) -> dict[str, int]:
-    """Features by the snapshot at which their decoder norm first reaches half of its largest."""
-    first = emergence(crosscoder.site_norms())
-    return {site.model: int((first == at).sum()) for at, site in enumerate(crosscoder.writes)}
 
 
 def main() -> None:
@@ -312,14 +312,15 @@ def _cells(row: dict[str, Any]) -> str:
 
 
 def _emergence(result: dict[str, Any]) -> str:
-    labels = list(result["emergence"])
+    found = result["rows"]["crosscoder_snapshots"]["recipe"]["emergence"]
+    labels = list(found)
     lines = [
         "\n## When features emerge\n",
-        "Features of the crosscoder over snapshots by the first snapshot, after so many tokens of pretraining, at",
-        "which their decoder norm reaches half of its largest.\n",
+        "Features of the crosscoder over snapshots that fire on the held-out tokens, by the first snapshot, after so",
+        "many tokens of pretraining, at which their decoder norm reaches half of its largest.\n",
         "| | " + " | ".join(labels) + " |",
         "|---|" + "---:|" * len(labels),
-        "| features | " + " | ".join(f"{result['emergence'][label]:,}" for label in labels) + " |",
+        "| features | " + " | ".join(f"{found[label]:,}" for label in labels) + " |",
     ]
     for title, which in (("FVU of the crosscoder", "recipe"), ("FVU of its own autoencoder", "simpler")):
         by_site = result["rows"]["crosscoder_snapshots"][which]["by_site"].values()
