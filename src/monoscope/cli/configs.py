@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 
+import torch
 from pydantic import Field, model_validator
 
 from monoscope.cli.reading import Reading
@@ -100,9 +102,23 @@ class TrainConfig(Reading):
         if self.activations is not None:
             return ActivationStore(self.activations), None
         lms = self.language_models()
+        self._check_builds(lms)
         windows = self.mixed(lms, self.training.seed)
         sites = dict.fromkeys(site for run in self.runs().values() for site in (*run.reads, *run.writes))
         return self.source(lms, windows, sites), lms.get("")
+
+    def _check_builds(self, lms: Mapping[str, LanguageModel]) -> None:
+        """Raises ConfigError for a dictionary that cannot be, before any text is read."""
+        for name, run in self.runs().items():
+            if run.recipe.wiring.needs_model:
+                continue  # what it takes from the model, training finds out first of all
+            sites = {*run.reads, *run.writes}
+            widths = {site: lms[site.model].width(replace(site, model="")) for site in sites}
+            try:
+                with torch.device("meta"):
+                    run.recipe.build(run.reads, run.writes or run.reads, widths)
+            except ConfigError as error:
+                raise ConfigError(f"sweep.{name}: {error}" if name else str(error)) from None
 
     def runs(self) -> dict[str, RunConfig]:
         """Sites, recipe and training of every dictionary of the sweep by name; of the only one, the name is ""."""

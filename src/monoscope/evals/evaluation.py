@@ -87,7 +87,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         fidelity, firing, losses = self.fidelity, self.firing, self.losses
-        sites = " -> ".join(dict.fromkeys((*self.reads, *self.writes)))
+        sites = " -> ".join(dict.fromkeys((", ".join(self.reads), ", ".join(self.writes))))
         rows = [
             ("fvu", fidelity.fvu, "fraction of variance unexplained"),
             ("cosine", fidelity.cosine, "to the activations"),
@@ -107,7 +107,7 @@ class Evaluation:
             shares = tuple(found.fvu for found in self.by_site.values())
             rows.insert(1, ("fvu by site", shares, f"at {', '.join(self.by_site)}"))
         head = f"{sites} of {self.model}, {fidelity.n_tokens:,} tokens in {self.n_windows:,} windows"
-        return "\n".join([head, *(f"  {name:<14}{_shown(value):<16}{meaning}" for name, value, meaning in rows)])
+        return "\n".join([head, *(f"  {name:<14}{_shown(value):<15} {meaning}" for name, value, meaning in rows)])
 
 
 def _shown(value: Any) -> str:

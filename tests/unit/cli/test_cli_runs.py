@@ -305,3 +305,12 @@ def test_a_tampered_store_is_found_out(call: Call, harvest_config: Path, tmp_pat
     done = call("info", "acts", "--verify")
     assert done.code == 1
     assert "shard-00000.safetensors was changed" in done.err
+
+
+def test_a_dictionary_that_cannot_be_is_refused_before_text_is_read(call: Call, train_config: Path) -> None:
+    with train_config.open("a") as file:
+        file.write("[sweep.wide.recipe.function]\nk = 100_000\n")
+    done = call("train", train_config, "--out", "run")
+    assert done.code == 2
+    assert "sweep.wide: k is 100000, more than the dictionary's" in done.err
+    assert "tokenize" not in done.err
