@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 RESULT = "result.json"
 LAYERS = range(4)
 KINDS = ("resid_post", "attn_out", "mlp_out")
+USUAL = {"training": {"optimizer": {"lr": 6e-3}}}
 ALONE = {"terms": {"predictions": {"kind": "end_to_end", "weight": 0.0}}}
 
 
@@ -70,7 +71,7 @@ COMPARISONS = (
         "crosscoder_layers",
         "crosscoder over layers",
         "an autoencoder for each layer, k = 8",
-        {f"L{layer}": at(f"{layer}.resid_post", topk(8)) for layer in LAYERS},
+        {f"L{layer}": at(f"{layer}.resid_post", topk(8)) | USUAL for layer in LAYERS},
     ),
     Comparison(
         "crosscoder_snapshots",
