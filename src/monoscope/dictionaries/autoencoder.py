@@ -13,7 +13,7 @@ et al. 2024 (arXiv:2406.11944). Skip: Paulo et al. 2025 (arXiv:2501.18823). GLU:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -193,7 +193,3 @@ class Autoencoder(Dictionary):
             self.W_glu.mul_(s_in)
         if self.config.scale_by_decoder_norm:
             self.activation.rescale_scores_(1 / s_out)
-
-    def config_dict(self) -> dict[str, Any]:
-        """Wiring and function as a recipe's plain table."""
-        return {"wiring": self.config.to_dict(), "function": self.activation.config.to_dict()}

@@ -46,6 +46,7 @@ class Dictionary(nn.Module, ABC):
 
     feature_axes: Mapping[str, int]
 
+    config: Any  # the wiring's own Config
     reads: tuple[Site, ...]
     writes: tuple[Site, ...]
     widths: Mapping[Site, int]
@@ -128,9 +129,9 @@ class Dictionary(nn.Module, ABC):
         stay as they were, and thresholds follow their scores.
         """
 
-    @abstractmethod
     def config_dict(self) -> dict[str, Any]:
         """The wiring and function that rebuild this dictionary, as a recipe's plain table."""
+        return {"wiring": self.config.to_dict(), "function": self.activation.config.to_dict()}
 
     def features_of(self, parameter: str) -> range:
         """Features that the feature axis of a parameter runs over."""

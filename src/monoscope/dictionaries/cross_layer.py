@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -300,7 +300,3 @@ class CrossLayer(Dictionary):
         if self.W_skip is not None:
             self.W_skip.mul_((s_in / s_out)[:, None, None])
         self.norm_scale.mul_(s_out)
-
-    def config_dict(self) -> dict[str, Any]:
-        """Wiring and function as a recipe's plain table."""
-        return {"wiring": self.config.to_dict(), "function": self.activation.config.to_dict()}

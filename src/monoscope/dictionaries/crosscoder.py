@@ -235,10 +235,6 @@ class Crosscoder(Dictionary):
         self.b_dec.div_(scale_out.to(self.b_dec)[:, None])
         self.norm_scale.mul_(scale_out.to(self.norm_scale))
 
-    def config_dict(self) -> dict[str, Any]:
-        """Wiring and function as a recipe's plain table."""
-        return {"wiring": self.config.to_dict(), "function": self.activation.config.to_dict()}
-
 
 def _with_sites(x: Tensor, n_sites: int) -> Float[Tensor, "n site d"]:
     return x[:, None] if n_sites == 1 else x

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -279,10 +279,6 @@ class Lorsa(Dictionary):
         self.b_dec.div_(s_out)
         if self.config.scale_by_decoder_norm:
             self.activation.rescale_scores_(1 / s_out)
-
-    def config_dict(self) -> dict[str, Any]:
-        """Wiring and function as a recipe's plain table."""
-        return {"wiring": self.config.to_dict(), "function": self.activation.config.to_dict()}
 
 
 def _rows(x: Tensor, real: Tensor | None) -> tuple[Float[Tensor, "S T d"], Bool[Tensor, "S T"] | None]:

@@ -232,7 +232,3 @@ class Molt(Dictionary):
         self.b_dec.div_(s_out)
         if self.config.scale_by_decoder_norm:
             self.activation.rescale_scores_(s_in / s_out)
-
-    def config_dict(self) -> dict[str, Any]:
-        """Wiring and function as a recipe's plain table."""
-        return {"wiring": self.config.to_dict(), "function": self.activation.config.to_dict()}

@@ -168,7 +168,3 @@ class MatchingPursuit(Dictionary):
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
         """W_dec /= s_out, which multiplies the activations by s_in."""
         self.W_dec.div_(scale_out.item())
-
-    def config_dict(self) -> dict[str, Any]:
-        """Wiring and function as a recipe's plain table."""
-        return {"wiring": self.config.to_dict(), "function": self.activation.config.to_dict()}
