@@ -77,7 +77,7 @@ COMPARISONS = (
         "crosscoder_snapshots",
         "crosscoder over snapshots",
         "an autoencoder for each snapshot, k = 5",
-        {label: at(f"2.resid_post@{label}", topk(5)) for label in SNAPSHOTS},
+        {label: at(f"2.resid_post@{label}", topk(5)) | USUAL for label in SNAPSHOTS},
     ),
     Comparison(
         "clt",
