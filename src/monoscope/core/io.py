@@ -10,16 +10,26 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from monoscope.core.errors import DataError, OutputError
 
+if TYPE_CHECKING:
+    from monoscope.core.tensors import fingerprint_tensors as fingerprint_tensors
+    from monoscope.core.tensors import read_tensors as read_tensors
+    from monoscope.core.tensors import write_tensors as write_tensors
+
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+
+
+def __getattr__(name: str) -> Any:
+    """Files of tensors are found here too; torch loads with the first of them, which those who read text never need."""
+    if name not in ("fingerprint_tensors", "read_tensors", "write_tensors"):
+        raise AttributeError(f"module 'monoscope.core.io' has no attribute {name!r}")
+    from monoscope.core import tensors
+
+    return getattr(tensors, name)
 
 
 @contextmanager
@@ -46,34 +56,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file atomically. Tensors are made contiguous and moved to the CPU."""
-    from safetensors.torch import save_file
-
-    with atomic_path(path) as partial:
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        partial.touch()
-        mode = partial.stat().st_mode  # save_file puts a file in its place that its owner alone may read
-        try:
-            save_file(plain, partial, dict(metadata or {}))
-            partial.chmod(mode)
-        except SafetensorError as error:
-            if "No space left" in str(error) or "os error 28" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
-            raise
-
-
-def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """All tensors of a safetensors file. Raises DataError for a missing, truncated or foreign one."""
-    if not path.is_file():
-        raise DataError(f"no file at {path}")
-    try:
-        with safe_open(path, framework="pt", device=device) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise DataError(f"{path} is not a whole safetensors file ({error}); copy or make it again") from None
 
 
 @contextmanager
@@ -192,16 +174,6 @@ def fingerprint(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
-    return digest.hexdigest()
 
 
 def write_manifest(directory: Path, schema: str, version: int, body: Mapping[str, Any]) -> None:

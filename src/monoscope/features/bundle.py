@@ -15,25 +15,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, UInt32
+from jaxtyping import UInt32
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from monoscope.core.errors import DataError, UserError
-from monoscope.core.io import MANIFEST, read_manifest, read_tensors, sha256_file
+from monoscope.core.io import MANIFEST, read_manifest, sha256_file
 from monoscope.features.records import Context, Feature, Histogram, Interval, Neighbor, Token
 from monoscope.features.schema import (
     CONTEXTS,
     DETAILS,
     FEATURES,
     FEATURES_PER_GROUP,
+    IDENTITY,
     OPTIONAL,
     SCHEMA,
     VERSION,
+    bundle_fingerprint,
     contexts_file,
     contexts_group,
 )
-from monoscope.features.writer import IDENTITY, bundle_fingerprint
 
 CACHED_GROUPS = 16
 
@@ -92,8 +92,10 @@ class FeatureBundle:
         """Token ids that are special."""
         return frozenset(np.flatnonzero(self._read("vocab.parquet").column("special").to_numpy()).tolist())
 
-    def decoder(self) -> Float[Tensor, "F d"] | None:
-        """Feature directions in half precision, or None where the bundle carries none."""
+    def decoder(self) -> Any:
+        """Feature directions, a half-precision tensor ``[F, d]``, or None where the bundle carries none."""
+        from monoscope.core.tensors import read_tensors
+
         path = self.path / "decoder.safetensors"
         return read_tensors(path)["W_dec"] if path.is_file() else None
 

@@ -11,9 +11,14 @@ decoder.safetensors    W_dec f16 [F, d], of several write sites one behind the o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
+
+from monoscope.core.io import fingerprint
 
 SCHEMA, VERSION, MINOR = "monoscope.features", 1, 2
 FEATURES_PER_GROUP, GROUPS_PER_FILE, ROWS_PER_GROUP = 128, 128, 16384
@@ -90,7 +95,13 @@ CONTEXTS = pa.schema(
 
 VOCABULARY = pa.schema([("id", pa.uint32()), ("bytes", pa.binary()), ("text", pa.string()), ("special", pa.bool_())])
 
+IDENTITY = ("dictionary", "model", "data", "analysis", "files")  # what the fingerprint is of
 OPTIONAL = frozenset({"best_score", "cluster", "map_x", "map_y", "token_share", "write_cosine"})
+
+
+def bundle_fingerprint(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what a bundle is: dictionary, model, data, analysis, and the hashes of its files."""
+    return fingerprint({key: manifest[key] for key in IDENTITY})
 
 
 def contexts_file(feature: int) -> str:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Integer, UInt32
 from torch import Tensor
 
-from monoscope.core.io import fingerprint, output_directory, sha256_file, write_manifest, write_tensors, write_text
+from monoscope.core.io import output_directory, sha256_file, write_manifest, write_tensors, write_text
 from monoscope.features.card import card
 from monoscope.features.collectors.selection import ContextTable
 from monoscope.features.columns import Columns, Ragged
@@ -31,6 +31,7 @@ from monoscope.features.schema import (
     SCHEMA,
     VERSION,
     VOCABULARY,
+    bundle_fingerprint,
     contexts_file,
     round_bits,
 )
@@ -38,7 +39,6 @@ from monoscope.features.vocabulary import Vocabulary
 
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 6}
 VALUES = ("act.list.element",)  # float columns whose bytes compress better apart
-IDENTITY = ("dictionary", "model", "data", "analysis", "files")
 
 
 class Corpus:
@@ -150,11 +150,6 @@ def write_bundle(
             "files": files,
         }
         write_manifest(directory, SCHEMA, VERSION, {**body, "fingerprint": bundle_fingerprint(body)})
-
-
-def bundle_fingerprint(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of what a bundle is: dictionary, model, data, analysis, and the hashes of its files."""
-    return fingerprint({key: manifest[key] for key in IDENTITY})
 
 
 def _table(schema: pa.Schema, columns: Mapping[str, np.ndarray | Ragged]) -> pa.Table:

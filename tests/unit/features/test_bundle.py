@@ -17,8 +17,7 @@ from monoscope.dictionaries import Autoencoder
 from monoscope.dictionaries.variants import TopK
 from monoscope.features import Analysis, FeatureBundle, analyze
 from monoscope.features.collectors.selection import ContextTable
-from monoscope.features.schema import contexts_file, contexts_group, round_bits
-from monoscope.features.writer import bundle_fingerprint
+from monoscope.features.schema import bundle_fingerprint, contexts_file, contexts_group, round_bits
 from monoscope.harvest import TokenWindows, live
 
 Make = Callable[..., FeatureBundle]
