@@ -156,3 +156,20 @@ def test_sites_that_make_no_sense_are_refused() -> None:
         chosen.build((IN,), (IN,), {IN: 12})
     with pytest.raises(ConfigError, match="found 2 read, 1 written"):
         chosen.build((IN, OUT), (OUT,), {IN: 12, OUT: 12})
+
+
+def test_ranks_may_be_given_one_by_one_in_the_order_of_features() -> None:
+    dictionary = build(12, 10, n_features=9, ranks=[[1, 4], [3, 3], [4, 2]])
+    assert [tuple(a.shape) for a in dictionary.A] == [(4, 12, 1), (3, 12, 3), (2, 12, 4)]
+    assert dictionary.feature_blocks == (4, 3, 2)
+    x = data(12, 10)[0]
+    acts = dictionary.encode(x)
+    direct = torch.einsum("nf,nd,fde->ne", acts.dense(), x, maps(dictionary)) + dictionary.b_dec
+    torch.testing.assert_close(dictionary.decode(acts, x), direct)
+    assert Molt.Config.from_dict(dictionary.config.to_dict()) == dictionary.config
+
+
+@pytest.mark.parametrize("ranks", [[[1, 4], [1, 5]], [[0, 9]], [[1, 4], [3, 3]]])
+def test_given_ranks_that_contradict_each_other_are_refused(ranks: list[list[int]]) -> None:
+    with pytest.raises(ConfigError, match="ranks"):
+        build(12, 10, n_features=9, ranks=ranks)

@@ -5,7 +5,8 @@
     n_f = ||A_f B_f||_F = sqrt(trace((A_f^T A_f) (B_f B_f^T)))
 
 Ranks come in groups: N transforms of the largest rank, 2 N of half of it, 4 N of a quarter, ... so that every group has
-as many parameters. Features are numbered from the largest rank down. With one rank-1 group that reads a constant
+as many parameters. Features are numbered from the largest rank down; other ranks, in another order, are given one by
+one. With one rank-1 group that reads a constant
 coordinate alone it is a transcoder; with one transform of full rank that is always on, linear regression.
 
 Source: Lindsey et al. 2025, *Sparse mixtures of linear transforms* (Transformer Circuits). Shapes: F transforms, d_in
@@ -49,6 +50,10 @@ class Molt(Dictionary):
         n_features: int = Field(default=62, ge=1, description="transforms in all: a multiple of 2^groups - 1")
         groups: int = Field(default=5, ge=1, description="ranks; each is half of the one before it")
         rank: int | None = Field(default=None, ge=1, description="the largest rank; None: about half the width")
+        ranks: tuple[tuple[int, int], ...] | None = Field(
+            default=None,
+            description="rank and number of transforms of every group, as features are numbered; None: by groups",
+        )
         scale_by_decoder_norm: bool = True
 
         @classmethod
@@ -58,6 +63,8 @@ class Molt(Dictionary):
 
         def sizes(self, d_in: int, d_out: int) -> dict[int, int]:
             """How many transforms have each rank. Raises ConfigError where they cannot be had."""
+            if self.ranks is not None:
+                return self._sizes_given(self.ranks)
             shares, width = 2**self.groups - 1, min(d_in, d_out)
             if self.n_features % shares:
                 nearest = max(1, round(self.n_features / shares)) * shares
@@ -73,6 +80,14 @@ class Molt(Dictionary):
                     f"at most the width {width}; found {rank}; choose another rank or fewer groups"
                 )
             return {rank >> g: self.n_features // shares << g for g in range(self.groups)}
+
+        def _sizes_given(self, ranks: tuple[tuple[int, int], ...]) -> dict[int, int]:
+            sizes = dict(ranks)
+            if len(sizes) < len(ranks) or any(rank < 1 or n < 1 for rank, n in ranks):
+                raise ConfigError(f"ranks are pairs (rank, number), every rank once, both at least 1; found {ranks}")
+            if sum(sizes.values()) != self.n_features:
+                raise ConfigError(f"ranks name {sum(sizes.values())} transforms, and n_features is {self.n_features}")
+            return sizes
 
         def build(
             self,
@@ -92,7 +107,7 @@ class Molt(Dictionary):
                     "reads = ['L.mlp_in'] and writes = ['L.mlp_out']"
                 )
             sizes = self.sizes(widths[reads[0]], widths[writes[0]])
-            config = self.model_copy(update={"rank": max(sizes)})
+            config = self if self.ranks else self.model_copy(update={"rank": max(sizes)})
             return Molt(config, sizes, function.build(self.n_features), reads, writes, widths)
 
     def __init__(

@@ -115,6 +115,30 @@ class TestGated:
             autoencoder({"kind": "topk", "k": 4}, {"kind": "squared_error"}, {"kind": "gate_aux"})
 
 
+class TestTopKWithoutReLU:
+    def test_negative_ones_stay_where_fewer_than_k_are_positive(self) -> None:
+        u = pre() - 1.5
+        acts = function("topk", k=K, relu=False)(u).dense()
+        few = (u > 0).sum(1) < K
+        assert few.any()
+        assert not few.all()
+        for row, kept in zip(u, acts, strict=True):
+            best = row.argsort(descending=True)[:K]
+            assert set(kept.nonzero().flatten().tolist()) == set(best.tolist())
+            torch.testing.assert_close(kept[best], row[best])
+        with_relu = function("topk", k=K)(u).dense()
+        assert torch.equal(acts[~few], with_relu[~few])
+        assert not torch.equal(acts[few], with_relu[few])
+
+    def test_a_dictionary_encodes_by_it_and_says_that_it_is_signed(self) -> None:
+        dictionary = autoencoder({"kind": "topk", "k": F - 4, "relu": False}).eval()
+        x = activations()
+        acts = dictionary.encode(x)
+        assert dictionary.activation.is_signed
+        assert (acts.values < 0).any()
+        torch.testing.assert_close(acts.dense(), dictionary.activation(dictionary.preacts(x)).dense())
+
+
 class TestAbsTopK:
     def test_the_largest_magnitudes_survive_with_their_signs(self) -> None:
         u = pre()

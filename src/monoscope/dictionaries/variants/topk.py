@@ -1,6 +1,6 @@
 """TopK; AuxK, which revives its dead features; multi-TopK, which trains for larger k as well.
 
-    keep = the k largest scores of the token        acts = max(pre, 0) * keep
+    keep = the k largest scores of the token        acts = max(pre, 0) * keep        (relu = False: acts = pre * keep)
 
     AuxK:  e = target - recon, held fixed           e_hat = the k_aux largest dead features' reconstruction, no b_dec
            value = sum ||e - e_hat||^2 / sum ||e - mean(e)||^2
@@ -32,13 +32,14 @@ if TYPE_CHECKING:
 
 
 class TopK(ActivationFunction):
-    """The k largest scores of each token survive, if positive."""
+    """The k largest scores of each token survive, if positive; without a ReLU, whatever their sign."""
 
     class Config(ActivationFunction.Config):
         """Settings of TopK."""
 
         kind: Literal["topk"] = "topk"
         k: int = Field(default=64, ge=1, description="features kept per token")
+        relu: bool = Field(default=True, description="False: keep negative ones where fewer than k are positive")
 
         def build(self, n_features: int) -> TopK:
             """The function for a number of features."""
@@ -49,17 +50,20 @@ class TopK(ActivationFunction):
     def __init__(self, config: Config | LayerTopK) -> None:
         super().__init__()
         self.config, self.k = config, config.k
+        self.relu = not isinstance(config, TopK.Config) or config.relu
+        self.is_signed = not self.relu  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
-    def selection(self) -> ops.TopKPerToken:
-        """The k largest scores of each token."""
-        return ops.TopKPerToken(self.k)
+    def selection(self) -> ops.TopKPerToken | None:
+        """The k largest scores of each token; None without a ReLU, as rules keep positive pre-activations alone."""
+        return ops.TopKPerToken(self.k) if self.relu else None
 
     def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations, in the sparse layout."""
         score = pre.detach() if norm is None else pre.detach() * norm
         indices = score.topk(self.k, dim=-1, sorted=False).indices
-        return Acts(pre.gather(-1, indices).relu(), pre.shape[-1], indices)
+        kept = pre.gather(-1, indices)
+        return Acts(kept.relu() if self.relu else kept, pre.shape[-1], indices)
 
     def frozen(self) -> Self:
         """Itself."""
