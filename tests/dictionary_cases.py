@@ -88,6 +88,7 @@ WIRINGS: dict[str, Case] = {
     "glu": Case(AUTOENCODER | {"glu": True}, is_centered=True, refused=frozenset({"gated"})),
     "molt": Case({"kind": "molt", "n_features": 60, "groups": 2, "rank": 2}, writes=(OUT,)),
     "matching_pursuit": Case({"kind": "matching_pursuit", "n_features": F}),
+    "pursuit_centered": Case({"kind": "matching_pursuit", "n_features": F, "center": True}, is_centered=True),
     "crosscoder": Case(CROSSCODER, LAYERS, LAYERS, spread=0.5),
     "crosscoder_l1": Case(CROSSCODER | {"norm": "l1"}, LAYERS[:2], LAYERS[2:]),
     "crosscoder_gated": Case(CROSSCODER | {"gate": "per_site"}, LAYERS, LAYERS, functions=GATED_PER_SITE),

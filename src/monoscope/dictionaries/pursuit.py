@@ -1,9 +1,10 @@
 """Matching-pursuit dictionary: no encoder; a token's activations are its pursuit into the dictionary's own directions.
 
-    D = W_dec / ||W_dec||      acts = pursuit(x, D, k) / ||W_dec||      recon = acts @ W_dec
+    z = x - b_dec (center) or x        D = W_dec / ||W_dec||
+    acts = pursuit(z, D, k) / ||W_dec||        recon = acts @ W_dec (+ b_dec, center)
 
-Trained by gradient, through the unrolled choices, its rows are held at norm 1; no bias, no centering. Grown from data
-without a gradient it is an ITDA (``dictionaries.itda``).
+Trained by gradient, through the unrolled choices, its rows are held at norm 1. Grown from data without a gradient it is
+an ITDA (``dictionaries.itda``).
 
 Source: Costa et al. 2025 (arXiv:2506.03093), who call it MP-SAE. Shapes: F features, d width.
 """
@@ -24,7 +25,7 @@ from monoscope.core.errors import ConfigError
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary, Wiring
 from monoscope.dictionaries.function import ActivationFunction
-from monoscope.dictionaries.initialize import Initialization, Sample, unit_directions
+from monoscope.dictionaries.initialize import Initialization, Sample, decoder_bias, unit_directions
 from monoscope.dictionaries.variants.pursuit import Pursuit
 
 ORIGIN = ("place", "token", "position")
@@ -35,8 +36,8 @@ its position in its sequence."""
 class MatchingPursuit(Dictionary):
     """Feature directions, and the pursuit that decomposes tokens into them.
 
-    Shapes: W_dec [F, d]; origin [F, 3], columns ``ORIGIN``, -1 where unknown, of a dictionary whose features are
-    activations; else None.
+    Shapes: W_dec [F, d]; b_dec [d] or None; origin [F, 3], columns ``ORIGIN``, -1 where unknown, of a dictionary whose
+    features are activations; else None.
     """
 
     class Config(Wiring):
@@ -46,6 +47,7 @@ class MatchingPursuit(Dictionary):
 
         kind: Literal["matching_pursuit"] = "matching_pursuit"
         n_features: int = Field(default=4096, ge=1)
+        center: bool = Field(default=False, description="pursue what b_dec leaves, and add it to reconstructions")
 
         @classmethod
         def defaults(cls) -> dict[str, Any]:
@@ -61,7 +63,8 @@ class MatchingPursuit(Dictionary):
             widths: Mapping[Site, int],
         ) -> MatchingPursuit:
             """An uninitialized dictionary."""
-            return MatchingPursuit(self, self.n_features, function.build(self.n_features), reads, writes, widths)
+            activation = function.build(self.n_features)
+            return MatchingPursuit(self, self.n_features, activation, reads, writes, widths, center=self.center)
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class MatchingPursuit(Dictionary):
         writes: tuple[Site, ...],
         widths: Mapping[Site, int],
         *,
+        center: bool = False,
         remembers_origins: bool = False,
     ) -> None:
         super().__init__()
@@ -85,6 +89,7 @@ class MatchingPursuit(Dictionary):
         self.acts_scale, self.provenance = None, {}
         self.encode_dtype = None
         self.W_dec = nn.Parameter(torch.zeros(n_features, widths[reads[0]]))
+        self.b_dec = nn.Parameter(torch.zeros(widths[reads[0]])) if center else None
         self.origin = None
         self.feature_axes = {"W_dec": 0}
         if remembers_origins:
@@ -102,6 +107,8 @@ class MatchingPursuit(Dictionary):
         else:
             with torch.no_grad():
                 self.W_dec.copy_(unit_directions(self.n_features, sample.x, config, generator))
+                if self.b_dec is not None:
+                    self.b_dec.copy_(decoder_bias(sample.x, config.decoder_bias))
 
     def resize_(self, n_features: int) -> None:
         """Room for another number of features; those there stay, new ones are 0."""
@@ -124,23 +131,36 @@ class MatchingPursuit(Dictionary):
 
     def preacts(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch F"]:
         """What each feature's activation would be if it were chosen first."""
-        return x @ (self.W_dec / self.decoder_norm()[:, None] ** 2).T
+        return self._centered(x) @ (self.W_dec / self.decoder_norm()[:, None] ** 2).T
 
     def preacts_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
-        """``preacts`` of chosen features."""
+        """``preacts`` of chosen features; b_dec gets no gradient through the centering."""
         rows = self.W_dec[features]
-        return x @ (rows / rows.pow(2).sum(1, keepdim=True)).T
+        z = x if self.b_dec is None else x - self.b_dec.detach()
+        return z @ (rows / rows.pow(2).sum(1, keepdim=True)).T
+
+    def _centered(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        return x if self.b_dec is None else x - self.b_dec
 
     def encode(self, x: Float[Tensor, "*batch d"]) -> Acts:
-        """Feature activations, at most k of them, signed."""
-        norm = self.decoder_norm()
-        assert isinstance(self.activation, Pursuit)
-        acts = ops.pursue(x, self.W_dec / norm[:, None], self.activation.k, self.activation.config.method)
+        """Feature activations, at most k of them."""
+        norm, function = self.decoder_norm(), self.activation
+        assert isinstance(function, Pursuit)
+        acts = ops.pursue(
+            self._centered(x),
+            self.W_dec / norm[:, None],
+            function.k,
+            function.config.method,
+            positive=function.config.positive,
+            tolerance=function.config.tolerance,
+            until_repeat=function.config.until_repeat,
+        )
         return Acts(acts.values / (norm if acts.indices is None else norm[acts.indices]), acts.n_features, acts.indices)
 
     def decode(self, acts: Acts, x: Float[Tensor, "*batch d"] | None = None) -> Float[Tensor, "*batch d"]:
-        """Reconstruction: ``acts @ W_dec``."""
-        return ops.decode(acts, self.W_dec[: acts.n_features])
+        """Reconstruction: ``acts @ W_dec``, plus ``b_dec`` where there is one."""
+        recon = ops.decode(acts, self.W_dec[: acts.n_features])
+        return recon if self.b_dec is None else recon + self.b_dec
 
     def decode_of(
         self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
@@ -166,5 +186,9 @@ class MatchingPursuit(Dictionary):
 
     @torch.no_grad()
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
-        """W_dec /= s_out, which multiplies the activations by s_in."""
+        """W_dec, b_dec /= s_out, which multiplies the activations by s_in; a tolerance is in their units."""
         self.W_dec.div_(scale_out.item())
+        if self.b_dec is not None:
+            self.b_dec.div_(scale_out.item())
+        assert isinstance(self.activation, Pursuit)
+        self.activation.rescale_residuals_(1 / scale_out.item())

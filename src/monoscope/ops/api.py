@@ -89,15 +89,24 @@ def pursue(
     method: Literal["mp", "omp"] = "mp",
     *,
     gram: Float[Tensor, "F F"] | None = None,
+    positive: bool = False,
+    tolerance: float = 0.0,
+    until_repeat: bool = False,
 ) -> Acts:
-    """Signed coefficients of a (matching or orthogonal) matching pursuit into unit rows; see ``reference.pursue``.
+    """Coefficients of a (matching or orthogonal) matching pursuit into unit rows; see ``reference.pursue``.
 
     ``gram``, ``rows @ rows.T``, saves computing it where one dictionary serves many small calls.
     """
     flat = x.reshape(-1, x.shape[-1])
     if not _fast(flat, rows, gram):
-        dense = reference.pursue(flat, rows, k, method)
+        dense = reference.pursue(
+            flat, rows, k, method, positive=positive, tolerance=tolerance, until_repeat=until_repeat
+        )
         return Acts(dense.view(*x.shape[:-1], len(rows)), len(rows))
-    values, indices = pursuit.pursue(flat, rows, k, method, gram)
+    if positive or tolerance or until_repeat:
+        assert method == "mp", "only matching pursuit chooses by sign, or stops before its k-th choice"
+        values, indices = pursuit.pursue_until(flat, rows, k, positive, tolerance, until_repeat)
+    else:
+        values, indices = pursuit.pursue(flat, rows, k, method, gram)
     shape = (*x.shape[:-1], values.shape[-1])
     return Acts(values.view(shape), len(rows), indices.view(shape))

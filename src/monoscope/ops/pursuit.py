@@ -46,6 +46,36 @@ def pursue(x: Tensor, rows: Tensor, k: int, method: Literal["mp", "omp"], gram: 
     return _merge(attach.apply(x, rows, values, indices), indices)
 
 
+def pursue_until(
+    x: Tensor, rows: Tensor, k: int, positive: bool, tolerance: float, until_repeat: bool
+) -> tuple[Tensor, Tensor]:
+    """``reference.pursue`` with a rule about signs or ends, as values and indices [n, k]; residuals are kept whole."""
+    values, indices = x.new_zeros(len(x), k), torch.zeros(len(x), k, dtype=torch.long)
+    with torch.no_grad():
+        negligible, residual = pursuit_rounding(x), x.clone()
+        is_finished, in_support = (
+            torch.zeros(len(x), 1, dtype=torch.bool),
+            torch.zeros(len(x), len(rows), dtype=torch.bool),
+        )
+        for i in range(k):
+            correlation = residual @ rows.T
+            best = (correlation if positive else correlation.abs()).argmax(1, keepdim=True)
+            value = correlation.gather(1, best)
+            is_taken = (value > 0 if positive else value.abs() > negligible) & ~is_finished
+            value = value.where(is_taken, 0)
+            values[:, i], indices[:, i] = value[:, 0], best[:, 0]
+            residual.addcmul_(rows[best[:, 0]], value, value=-1)
+            if until_repeat:
+                is_finished |= ~is_taken | in_support.gather(1, best)
+                in_support.scatter_(1, best, in_support.gather(1, best) | is_taken)
+            is_finished |= residual.norm(dim=1, keepdim=True) < tolerance
+            if is_finished.all():
+                break
+    if not torch.is_grad_enabled() or not (x.requires_grad or rows.requires_grad):
+        return _merge(values, indices)
+    return _merge(_Unrolled.apply(x, rows, values, indices), indices)
+
+
 def _matching(x: Tensor, rows: Tensor, k: int, gram: Tensor | None) -> tuple[Tensor, Tensor]:
     values, indices = x.new_zeros(len(x), k), torch.zeros(len(x), k, dtype=torch.long)
     negligible = pursuit_rounding(x)

@@ -104,7 +104,14 @@ def kth_largest(scores: Float[Tensor, "*any"], k: int) -> Float[Tensor, ""]:
 
 
 def pursue(
-    x: Float[Tensor, "n d"], rows: Float[Tensor, "F d"], k: int, method: Literal["mp", "omp"]
+    x: Float[Tensor, "n d"],
+    rows: Float[Tensor, "F d"],
+    k: int,
+    method: Literal["mp", "omp"],
+    *,
+    positive: bool = False,
+    tolerance: float = 0.0,
+    until_repeat: bool = False,
 ) -> Float[Tensor, "n F"]:
     """Signed coefficients of a greedy decomposition of ``x`` into ``k`` unit rows.
 
@@ -113,9 +120,14 @@ def pursue(
         mp    acts_j += r . rows_j;   r -= (r . rows_j) rows_j          (a row chosen twice accumulates)
         omp   acts = the least-squares coefficients of x on the rows chosen so far;   r = x - acts @ rows
 
-    A token whose residual is rounding error is finished early. Gradients flow through the coefficients, the choices
-    held fixed. Source: Mallat, Zhang 1993; Pati, Rezaiifar, Krishnaprasad 1993.
+    A token whose residual is rounding error is finished early. With ``positive``, mp alone: j = argmax_j r . rows_j,
+    and nothing is taken where that is negative. A token is finished too once ``|r| < tolerance``, and with
+    ``until_repeat`` after the first choice that brings in no new row. Gradients flow through the coefficients, the
+    choices held fixed. Source: Mallat, Zhang 1993; Pati, Rezaiifar, Krishnaprasad 1993.
     """
+    if positive or tolerance or until_repeat:
+        assert method == "mp", "only matching pursuit chooses by sign, or stops before its k-th choice"
+        return _pursue_until(x, rows, k, positive, tolerance, until_repeat)
     acts, residual = x.new_zeros(len(x), len(rows)), x
     is_chosen = torch.zeros_like(acts, dtype=torch.bool)
     negligible = pursuit_rounding(x)
@@ -130,6 +142,25 @@ def pursue(
         else:
             acts = torch.stack([_least_squares(x[i], rows, is_chosen[i]) for i in range(len(x))])
         residual = x - acts @ rows
+    return acts
+
+
+def _pursue_until(x: Tensor, rows: Tensor, k: int, positive: bool, tolerance: float, until_repeat: bool) -> Tensor:
+    acts, residual = x.new_zeros(len(x), len(rows)), x
+    is_finished = torch.zeros(len(x), 1, dtype=torch.bool, device=x.device)
+    negligible = pursuit_rounding(x)
+    for _ in range(k):
+        coefficient = residual @ rows.T
+        best = (coefficient.relu() if positive else coefficient.abs()).argmax(1, keepdim=True)
+        value = coefficient.gather(1, best)
+        is_taken = (value > 0 if positive else value.abs() > negligible) & ~is_finished
+        value = value.where(is_taken, 0)
+        is_new = is_taken & (acts.gather(1, best) == 0)
+        acts = acts.scatter_add(1, best, value)
+        residual = residual - value * rows[best.squeeze(1)]
+        if until_repeat:
+            is_finished = is_finished | ~is_new
+        is_finished = is_finished | (residual.norm(dim=1, keepdim=True) < tolerance)
     return acts
 
 

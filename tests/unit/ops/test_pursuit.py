@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -123,3 +123,41 @@ def test_fewer_rows_than_choices(method: Method) -> None:
     acts = ops.pursue(x.view(1, 5, 8), rows, 6, method)
     assert acts.dense().shape == (1, 5, 3)
     torch.testing.assert_close(acts.dense()[0], reference.pursue(x, rows, 6, method), rtol=1e-4, atol=1e-5)
+
+
+STOPS: list[dict[str, Any]] = [
+    {"positive": True},
+    {"positive": True, "tolerance": 1.5},
+    {"positive": True, "until_repeat": True},
+    {"tolerance": 1.5, "until_repeat": True},
+]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_positive_choices_and_early_ends_are_the_same_on_both_paths(stop: dict[str, Any]) -> None:
+    x, rows = (t.detach() for t in problem())
+    fast = ops.pursue(x, rows, 9, **stop)
+    plain = reference.pursue(x, rows, 9, "mp", **stop)
+    assert torch.equal(fast.dense() != 0, plain != 0)
+    torch.testing.assert_close(fast.dense(), plain, rtol=1e-4, atol=1e-5)
+    if stop.get("positive"):
+        assert (plain >= 0).all()
+    assert (plain != 0).sum() < (reference.pursue(x, rows, 9, "mp") != 0).sum()
+
+
+def test_a_tolerance_ends_a_token_at_the_first_step_that_leaves_less() -> None:
+    x, rows = (t.detach() for t in problem())
+    acts = ops.pursue(x, rows, 30, tolerance=1.5).dense()
+    left = (x - acts @ rows).norm(dim=1)
+    assert (left < 1.5).all()
+    for i in range(len(x)):
+        steps = [ops.pursue(x[i : i + 1], rows, k).dense() for k in range(1, 31)]
+        first = next(step for step in steps if (x[i] - step[0] @ rows).norm() < 1.5)
+        torch.testing.assert_close(acts[i], first[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_gradient_of_early_ends_is_that_of_the_choices_made(stop: dict[str, Any]) -> None:
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
+    rows = unit_rows(9, 6, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, rows: ops.pursue(x, rows, 4, **stop).dense(), (x, rows))
