@@ -100,13 +100,21 @@ class Config(BaseModel):
 def read_toml(path: Path | str) -> dict[str, Any]:
     """Plain table of a TOML file."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_toml(Path(path).read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         raise ConfigError(f"no configuration file at {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+
+
+def parse_toml(text: str, where: Path | str) -> dict[str, Any]:
+    """Plain table of a TOML text; ``where`` is what errors call it."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{where} is not TOML: {error}") from None
 
 
 def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

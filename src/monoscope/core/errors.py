@@ -7,7 +7,8 @@
         ├── ModelError            a path or identifier that is not a model
         ├── DataError             text or activations that are missing, broken, or not finite
         ├── MismatchError         two things that do not belong together
-        └── OutputError           a place that cannot be written, or would be overwritten
+        ├── OutputError           a place that cannot be written, or would be overwritten
+        └── CannotHold            a layout of files that cannot say what a dictionary does
 
 Mistakes of ours are assertions, never these.
 """
@@ -48,6 +49,17 @@ class MismatchError(UserError):
 
 class OutputError(UserError):
     """An output that cannot be written, or must not be overwritten."""
+
+
+class CannotHold(UserError):
+    """A layout of files that cannot say what a dictionary does.
+
+    ``reason`` says why; ``nearest`` names the layouts, or the conversions, that come closest.
+    """
+
+    def __init__(self, reason: str, nearest: Iterable[str] = ()) -> None:
+        self.reason, self.nearest = reason, tuple(nearest)
+        super().__init__(f"{reason}; nearest: {', '.join(self.nearest)}" if self.nearest else reason)
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:

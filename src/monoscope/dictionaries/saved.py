@@ -8,8 +8,9 @@ holds what rebuilds the dictionary, and where it came from.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import tomli_w
 import torch
@@ -65,45 +66,81 @@ def load(path: Path | str) -> Dictionary:
     if missing:
         found = ", ".join(sorted(os.listdir(path))[:10]) or "nothing"
         raise DataError(f"{path} is not a dictionary: {' and '.join(missing)} missing, found {found}")
-    table = read_toml(path / CONFIG)
+    table = check_table(read_toml(path / CONFIG), path / CONFIG)
+    return assemble(table, read_tensors(path / WEIGHTS), path / WEIGHTS)
+
+
+def check_table(table: dict[str, Any], where: Path | str) -> dict[str, Any]:
+    """The table of a ``config.toml``. Raises DataError for another schema or a newer version, ConfigError for gaps."""
     if table.get("schema") != SCHEMA:
-        raise DataError(f"{path / CONFIG} has schema {table.get('schema')!r}, not {SCHEMA!r}")
-    if table["schema_version"] > VERSION:
+        raise DataError(f"{where} has schema {table.get('schema')!r}, not {SCHEMA!r}")
+    version = table.get("schema_version")
+    if not isinstance(version, int) or version > VERSION:
         raise DataError(
-            f"{path} has version {table['schema_version']} of {SCHEMA}, and this monoscope reads up to {VERSION}; "
+            f"{where} has version {version} of {SCHEMA}, and this monoscope reads up to {VERSION}; "
             f"it was written by {table.get('generator')}"
         )
-    try:
-        dictionary = _build(table)
-    except KeyError as error:
-        raise ConfigError(f"{path / CONFIG} lacks {error.args[0]!r}") from None
-    _fill(dictionary, read_tensors(path / WEIGHTS), path / WEIGHTS)
+    kinds = {"reads": list, "writes": list, "widths": dict, "wiring": dict, "function": dict}
+    for key, kind in kinds.items():
+        if key not in table:
+            raise ConfigError(f"{where} lacks {key!r}")
+        if not isinstance(table[key], kind):
+            raise ConfigError(f"{where}: {key} is {table[key]!r}")
+    return table
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A tensor that is read when asked."""
+
+    def read(self) -> Tensor:
+        """All of it."""
+        ...
+
+
+def assemble(
+    table: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | Mapping[str, Readable],
+    where: Path | str,
+    dtype: torch.dtype = torch.float32,
+) -> Dictionary:
+    """The dictionary of a table and its tensors, ready for inference; ``where`` is what errors call their origin.
+
+    Raises DataError or ConfigError before any tensor is read where names or shapes do not fit.
+    """
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in _build(table, where).state_dict().items()}
+    _check(expected, tensors, where)
+    dictionary = _build(table, where).to(dtype)
+    own = dictionary.state_dict()
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor if isinstance(tensor, Tensor) else tensor.read())  # in place: keeps memory layouts
     return dictionary.eval().requires_grad_(False)
 
 
-def _build(table: dict[str, Any]) -> Dictionary:
+def _build(table: Mapping[str, Any], where: Path | str) -> Dictionary:
     import monoscope.dictionaries.recipe  # noqa: F401  (makes the kinds known)
 
-    reads, writes = (tuple(map(Site.parse, table[key])) for key in ("reads", "writes"))
-    widths = {Site.parse(name): width for name, width in table["widths"].items()}
-    wiring = Wiring.from_dict(table["wiring"])
-    function = ActivationFunction.Config.from_dict(table["function"])
-    dictionary = wiring.build(function, reads, writes, widths)
+    try:
+        reads, writes = (tuple(map(Site.parse, table[key])) for key in ("reads", "writes"))
+        widths = {Site.parse(name): width for name, width in table["widths"].items()}
+        wiring = Wiring.from_dict(table["wiring"])
+        function = ActivationFunction.Config.from_dict(table["function"])
+        dictionary = wiring.build(function, reads, writes, widths)
+    except KeyError as error:
+        raise ConfigError(f"{where} lacks {str(error.args[0])!r}") from None
     scale = table.get("acts_scale")
     dictionary.acts_scale = tuple(scale) if isinstance(scale, list) else scale
     dictionary.provenance = table.get("provenance", {})
     return dictionary
 
 
-def _fill(dictionary: Dictionary, tensors: dict[str, Tensor], path: Path) -> None:
-    expected = dictionary.state_dict()
+def _check(expected: Mapping[str, torch.Size], tensors: Mapping[str, Any], where: Path | str) -> None:
     if unknown := sorted(tensors.keys() - expected.keys()):
-        raise DataError(f"{path} holds {', '.join(unknown)}, which this dictionary does not have")
+        raise DataError(f"{where} holds {', '.join(unknown)}, which this dictionary does not have")
     if absent := sorted(expected.keys() - tensors.keys()):
-        raise DataError(f"{path} lacks {', '.join(absent)}")
+        raise DataError(f"{where} lacks {', '.join(absent)}")
     for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise DataError(f"{name} in {path} is {list(tensor.shape)}, expected {list(expected[name].shape)}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            expected[name].copy_(tensor)  # in place: the memory layout of the parameters stays
+        if tuple(tensor.shape) != tuple(expected[name]):
+            raise DataError(f"{name} in {where} is {list(tensor.shape)}, expected {list(expected[name])}")

@@ -1,0 +1,122 @@
+"""Opening a dictionary, whoever wrote it: exactly one layout must recognize its files.
+
+    opened = open("path/to/sae")                    headers and configuration alone
+    opened.describe()                               what it is, and where each number comes from
+    opened.direction(17)                            one feature's direction, read alone
+    dictionary = opened.dictionary()                all of it, ready to use
+
+A set, such as a run of many sites or a repository of layers, is opened entry by entry; an entry is a directory or a
+file in it, and is named by its path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from monoscope.core.errors import ConfigError, DataError, nearest
+from monoscope.dictionaries import Dictionary
+from monoscope.formats.folder import Folder, LocalFolder
+from monoscope.formats.layout import Layout
+from monoscope.formats.layouts import LAYOUTS, layout_of
+from monoscope.formats.opened import Opened
+
+
+@dataclass(frozen=True)
+class Found:
+    """A reference whose layout was recognized, or was given; ``evidence`` says why it is this one."""
+
+    folder: Folder
+    layout: Layout
+    evidence: str
+
+    def entries(self) -> list[str]:
+        """What there is to open, as the rest of a path: ``[""]``, or the entries of a set."""
+        return self.layout.entries(self.folder)
+
+    def open(self, **choices: str) -> Opened:
+        """The one dictionary there is. Raises DataError where a set leaves open which one is meant."""
+        for name, value in choices.items():
+            if name not in self.layout.choices:
+                known = nearest(name, self.layout.choices) if self.layout.choices else "its files leave no rule open"
+                raise ConfigError(f"{self.layout.name} has no choice {name!r}; {known}")
+            if value not in self.layout.choices[name]:
+                allowed = " or ".join(map(repr, self.layout.choices[name]))
+                raise ConfigError(f"{name} is {allowed}, found {value!r}")
+        opened = self.layout.read(self.folder, self._which(), choices)
+        about = dataclasses.replace(opened.about, where=opened.about.where or self.folder.name)
+        return dataclasses.replace(opened, about=about, evidence=opened.evidence or self.evidence)
+
+    def _which(self) -> str:
+        """The entry that is meant. Raises DataError where a set holds several."""
+        entries, folder = self.entries(), self.folder
+        if folder.focus in entries:
+            return folder.focus
+        if len(entries) == 1:
+            return entries[0]
+        if not entries:
+            raise DataError(f"{folder.name} holds no dictionary")
+        if folder.focus:
+            raise DataError(f"{folder.where(folder.focus)} is not a dictionary by itself; name {folder.name}")
+        listed = ", ".join(entries[:20]) + (f" and {len(entries) - 20:,} more" if len(entries) > 20 else "")
+        raise DataError(
+            f"{folder.name} is a set of {len(entries):,} dictionaries ({self.layout.name}); name one, as in "
+            f"{folder.where(entries[0])}. It holds {listed}"
+        )
+
+
+def find(ref: str | Path, format: str | None = None) -> Found:
+    """The layout of a reference's files. Raises DataError where none, or several, recognize them."""
+    folder = folder_of(ref)
+    if format is not None:
+        layout = layout_of(format)
+        return Found(folder, layout, layout.evidence(folder) or f"said to be {format}")
+    found = {layout: words for layout in LAYOUTS if (words := layout.evidence(folder)) is not None}
+    if not found:
+        raise DataError(
+            f"{ref} is no dictionary of a known layout; found {_listed(folder)}; known layouts: "
+            f"{', '.join(layout.name for layout in LAYOUTS)}"
+        )
+    if len(found) > 1:
+        each = "; ".join(f"{layout.name} ({words})" for layout, words in found.items())
+        raise DataError(f"{ref} could be of several layouts: {each}. Say which with --format, or format=")
+    ((layout, words),) = found.items()
+    return Found(folder, layout, words)
+
+
+def folder_of(ref: str | Path) -> Folder:
+    """The folder of a reference. Raises DataError where there is none."""
+    path = Path(ref)
+    if path.exists():
+        return LocalFolder(path)
+    near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise DataError(f"there is nothing at {ref}" + (f"; {nearest(path.name, near)}" if near else ""))
+
+
+def _listed(folder: Folder) -> str:
+    names = folder.names()
+    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+    return (", ".join(names[:10]) + more) or "nothing"
+
+
+def open(ref: str | Path, format: str | None = None, **choices: str) -> Opened:
+    """A dictionary in anybody's files, without reading its weights.
+
+    ``format`` names the layout where files do not tell; ``choices`` settle rules that they leave open. Raises DataError
+    for what is not one dictionary of one layout.
+    """
+    return find(ref, format).open(**choices)
+
+
+def load(
+    ref: str | Path,
+    format: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    choices: Mapping[str, str] | None = None,
+) -> Dictionary:
+    """A dictionary, whoever wrote it, ready for inference: a path, and whatever else ``open`` takes."""
+    return open(ref, format, **(choices or {})).dictionary(dtype)
