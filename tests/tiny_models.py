@@ -74,6 +74,8 @@ MODELS: dict[str, Callable[[], hf.PreTrainedModel]] = {
         hf.Gemma3TextConfig(**WINDOWED, **SLIDING, final_logit_softcapping=5.0)
     ),
     "gemma3": gemma3_with_images,
+    "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**GROUPED)),
+    "olmo3": lambda: hf.Olmo3ForCausalLM(hf.Olmo3Config(**GROUPED, sliding_window=6, **SLIDING)),
     "phi": lambda: hf.PhiForCausalLM(hf.PhiConfig(**GROUPED, qk_layernorm=True)),
     "opt": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT)),
     "opt_post_norm": lambda: hf.OPTForCausalLM(

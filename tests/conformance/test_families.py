@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monoscope.core.errors import ModelError, SiteError
-from monoscope.core.site import Site
+from monoscope.core.site import NORMALIZED_KINDS, Site
 from monoscope.models import Edit, LanguageModel, current_positions
 from monoscope.models.families import FAMILIES
 
@@ -154,12 +154,39 @@ def test_output_projection_of_z_is_the_attention_output(name: str) -> None:
         read = lm.read(tokens, [z, out])
         projection = lm._layout.place(z).module
         block = lm._layout.blocks[prefix.removesuffix(".")][layer]
-        behind = {"gemma": "post_attention_layernorm", "dinov2": "layer_scale1"}
+        behind = {"gemma": "post_attention_layernorm", "olmo": "post_attention_layernorm", "dinov2": "layer_scale1"}
         expected = projection(read[z])
         for start, module in behind.items():
             if name.startswith(start):
                 expected = block.get_submodule(module)(expected)
         assert close(expected, read[out])
+
+
+@every_family
+def test_normalized_sites_are_what_norms_yield_before_their_gain(name: str) -> None:
+    lm = model(name)
+    tokens = some_tokens(lm)
+    for prefix, layer in layers(lm):
+        for half in ("attn", "mlp"):
+            site, after = Site.parse(f"{prefix}{layer}.{half}_normalized"), f"{prefix}{layer}.{half}_in"
+            if site not in lm.sites():
+                assert name in WITHOUT_NORMS_IN_FRONT
+                continue
+            assert lm.width(site) == lm.d_model
+            x, y = lm.read(tokens, [site, after]).values()
+            assert close(x.square().mean(-1), torch.ones(x.shape[:-1]), 1e-4)
+            norm = lm._layout.place(site).module
+            gain = norm.weight + 1 if name.startswith("gemma") else norm.weight
+            assert close(x * gain + getattr(norm, "bias", 0), y)
+            seen: list[Tensor] = []
+            with lm.edit(Edit(site, seen.append)):
+                lm.read(tokens, [after])
+            assert torch.equal(seen[0], x)
+            with pytest.raises(SiteError, match=f"can only be looked at.* {after}"), lm.edit(Edit(site, lambda x: x)):
+                result(lm, tokens)
+
+
+WITHOUT_NORMS_IN_FRONT = ("bert", "bart", "opt_post_norm", "olmo2", "olmo3")
 
 
 @every_family
@@ -211,7 +238,7 @@ def test_embed_is_the_token_embedding(name: str) -> None:
 
 
 def editable(lm: LanguageModel) -> list[Site]:
-    return [site for site in lm.sites() if site.kind != "pattern"]
+    return [site for site in lm.sites() if site.kind not in ("pattern", *NORMALIZED_KINDS)]
 
 
 def result(lm: LanguageModel, tokens: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ LAYER_KINDS = (
     "resid_pre",
     "resid_mid",
     "resid_post",
+    "attn_normalized",
     "attn_in",
     "q",
     "k",
@@ -28,18 +29,27 @@ LAYER_KINDS = (
     "pattern",
     "z",
     "attn_out",
+    "mlp_normalized",
     "mlp_in",
     "mlp_out",
     "mlp_act",
 )
 MODEL_KINDS = ("embed", "logits")
 KINDS = LAYER_KINDS + MODEL_KINDS
+NORMALIZED_KINDS = ("attn_normalized", "mlp_normalized")
 LABEL = r"\w[\w.+-]*"
 
-_TRANSFORMER_LENS = {
+TRANSFORMER_LENS = {
     "hook_resid_pre": "resid_pre",
     "hook_resid_mid": "resid_mid",
     "hook_resid_post": "resid_post",
+    "hook_attn_in": "resid_pre",
+    "hook_q_input": "resid_pre",
+    "hook_k_input": "resid_pre",
+    "hook_v_input": "resid_pre",
+    "hook_mlp_in": "resid_mid",
+    "ln1.hook_normalized": "attn_normalized",
+    "ln2.hook_normalized": "mlp_normalized",
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
     "attn.hook_q": "q",
@@ -48,8 +58,12 @@ _TRANSFORMER_LENS = {
     "attn.hook_pattern": "pattern",
     "attn.hook_z": "z",
     "mlp.hook_in": "mlp_in",
+    "mlp.hook_out": "mlp_out",
     "mlp.hook_post": "mlp_act",
 }
+"""TransformerLens (and circuit-tracer) names within a block, as most families have them. A model that is known may mean
+something else by one, and then says so: `monoscope.models.names`. ``hook_attn_in`` and ``hook_mlp_in`` are the stream
+in front of the norm, not what attention and MLP read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +133,9 @@ class Site:
         if name == "hook_embed":
             return Site(None, "embed")
         if found := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
-            if found[2] not in _TRANSFORMER_LENS:
-                raise SiteError(f"unknown TransformerLens name {name!r}; {nearest(found[2], _TRANSFORMER_LENS)}")
-            return Site(int(found[1]), _TRANSFORMER_LENS[found[2]])
+            if found[2] not in TRANSFORMER_LENS:
+                raise SiteError(f"unknown TransformerLens name {name!r}; {nearest(found[2], TRANSFORMER_LENS)}")
+            return Site(int(found[1]), TRANSFORMER_LENS[found[2]])
         if found := re.fullmatch(r"(?:(encoder|decoder)\.)?(?:(\d+)\.)?(\w+)", name):
             stack: Any = found[1] or ""
             return Site(None if found[2] is None else int(found[2]), found[3], stack)

@@ -9,6 +9,7 @@ from monoscope.core.site import Site
 
 STAGE = {
     "resid_pre": 0,
+    "attn_normalized": 1,
     "attn_in": 1,
     "q": 2,
     "k": 2,
@@ -17,6 +18,7 @@ STAGE = {
     "z": 4,
     "attn_out": 5,
     "resid_mid": 6,
+    "mlp_normalized": 7,
     "mlp_in": 7,
     "mlp_act": 8,
     "mlp_out": 9,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from monoscope.core.attention import AttentionForm, AttentionWeights, Rotary
 from monoscope.core.errors import ModelError, SiteError
-from monoscope.models.families import At, Stack
+from monoscope.models.family import At, Stack
 from monoscope.models.layout import FUSED, Layout
 
 Q_NORMS, K_NORMS = ("q_norm", "q_layernorm"), ("k_norm", "k_layernorm")
@@ -46,6 +46,10 @@ def attention_weights(layout: Layout, layer: int, stack: Stack = "") -> Attentio
     behind = _behind(block, sites)
     gain = 1.0 if behind is None else _gain(behind)
     q_norm = _find_norm(module, Q_NORMS)
+    if q_norm is not None and _gain(q_norm).shape != (d_head,):
+        raise ModelError(
+            f"{type(hf).__name__} normalizes queries and keys over all heads at once, which is not described here"
+        )
     is_causal, window = bool(module.is_causal), _window(module)
     if window is not None and not is_causal:
         raise ModelError(f"layer {layer} attends to both sides within a window, which is not described here")

@@ -1,125 +1,48 @@
-"""Where the sites of each architecture are: one short table per family, and one line per model type that shares it.
-
-A site exists in a block where the module its table names exists. What the kinds mean:
-
-    resid_pre      what enters the block
-    attn_in        what attention reads: after the norm in front of it, if there is one
-    q, k, v        queries, keys, values as the projection yields them: before any norm of their own, scaling, rotation
-    pattern        attention weights, [batch, head, query, key]; only computed under eager attention, and read-only
-    z              the heads' outputs side by side, before the output projection
-    attn_out       what attention adds to the residual stream: after a norm or scale behind it, if there is one
-    resid_mid      the stream between attention and MLP
-    mlp_in         what the MLP reads: after the norm in front of it, if there is one
-    mlp_act        the MLP's hidden units, as its last projection reads them
-    mlp_out        what the MLP adds to the stream: after a norm or scale behind it, if there is one
-    resid_post     what leaves the block
-    embed          token embeddings as the model adds them to the stream (scale included, positions not);
-                   of an image model, patch embeddings with class token and positions
-    logits         what the model returns, softcap included
-
-The order of a block says which identities hold:
-
-    sequential     resid_pre + attn_out == resid_mid;  resid_mid + mlp_out == resid_post
-    parallel       resid_pre + attn_out + mlp_out == resid_post; there is no resid_mid
-    post_norm      norm(resid_pre + attn_out) is what the MLP reads and adds to (the decoder of an encoder-decoder has
-                   cross-attention in between), norm(mlp_in + mlp_out) == resid_post; no tensor would satisfy both
-                   identities of resid_mid, so it does not exist
-"""
+"""Where the sites of each architecture are: one short table per family, and one line per model type that shares it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from dataclasses import replace
 
 from transformers import PreTrainedConfig
 
-Stack = Literal["", "encoder", "decoder"]
-
-
-class At(NamedTuple):
-    """A module's input or output. ``path`` is inside the block; the empty path is the block itself.
-
-    fused: the tensor holds queries, keys and values, in ``"thirds"`` of its width or ``"per_head"``; the site's kind
-    says which is meant
-    rows: batch and position are one axis there
-    """
-
-    path: str
-    port: Literal["in", "out"]
-    fused: Literal["", "thirds", "per_head"] = ""
-    rows: bool = False
-
-
-@dataclass(frozen=True)
-class Family:
-    """One architecture. Paths start at the base model (``hf.base_model``); ``sites`` paths start at the block.
-
-    blocks, embed: per stack (``""``, or ``"encoder"`` and ``"decoder"``)
-    norm: what stands between the last block and the unembedding; None if nothing does
-    positions: learned position embeddings; they end at the context length
-    takes_positions: whether the model accepts position ids
-    rotary: the module that holds the frequencies of rotary positions, in models that have them
-    project_in: a projection of the token embeddings, whose output ``embed`` then is, in models that have one
-    project_out: a projection between final norm and unembedding, in models that have one
-    logit_bias: a buffer added to the logits
-    softcap: whether the head applies the config's ``final_logit_softcapping``
-    classifier: the head that yields logits in a model without an unembedding
-    """
-
-    sites: Mapping[str, At]
-    order: Literal["sequential", "parallel", "post_norm"] = "sequential"
-    blocks: Mapping[Stack, str] = field(default_factory=lambda: {"": "layers"})
-    embed: Mapping[Stack, str] = field(default_factory=lambda: {"": "embed_tokens"})
-    project_in: str | None = None
-    norm: str | None = "norm"
-    positions: tuple[str, ...] = ()
-    takes_positions: bool = True
-    rotary: str | None = None
-    project_out: str | None = None
-    logit_bias: str | None = None
-    softcap: bool = False
-    classifier: str | None = None
-
-
-BLOCK = {"resid_pre": At("", "in"), "resid_post": At("", "out")}
-
-
-def _attention(path: str, q: str, k: str, v: str, out: str) -> dict[str, At]:
-    """Sites of an attention module with separate projections, whose output the stream receives as it is."""
-    return {
-        "attn_in": At(path, "in"),
-        "q": At(f"{path}.{q}", "out"),
-        "k": At(f"{path}.{k}", "out"),
-        "v": At(f"{path}.{v}", "out"),
-        "pattern": At(path, "out"),
-        "z": At(f"{path}.{out}", "in"),
-        "attn_out": At(path, "out"),
-    }
-
-
-def _mlp(path: str, last: str) -> dict[str, At]:
-    """Sites of an MLP module, whose output the stream receives as it is."""
-    return {"mlp_in": At(path, "in"), "mlp_act": At(f"{path}.{last}", "in"), "mlp_out": At(path, "out")}
-
+from monoscope.models.family import BLOCK, GATED_MLP, At, Family, attention, mlp, normalized
 
 LLAMA = Family(
     BLOCK
-    | _attention("self_attn", "q_proj", "k_proj", "v_proj", "o_proj")
+    | normalized("input_layernorm", "post_attention_layernorm")
+    | attention("self_attn", "q_proj", "k_proj", "v_proj", "o_proj")
     | {"resid_mid": At("post_attention_layernorm", "in")}
-    | _mlp("mlp", "down_proj"),
+    | mlp("mlp", "down_proj"),
     rotary="rotary_emb",
+    lens=GATED_MLP,
+    also={
+        "input_layernorm:in": "resid_pre",
+        "input_layernorm:out": "attn_in",
+        "self_attn.o_proj:out": "attn_out",
+        "post_attention_layernorm:out": "mlp_in",
+        "mlp.down_proj:out": "mlp_out",
+    },
 )
+
+QWEN2 = replace(LLAMA, value_bias=True)
 
 GEMMA2 = replace(
     LLAMA,
     sites={
         **LLAMA.sites,
+        **normalized("input_layernorm", "pre_feedforward_layernorm"),
         "attn_out": At("post_attention_layernorm", "out"),
         "resid_mid": At("pre_feedforward_layernorm", "in"),
         "mlp_out": At("post_feedforward_layernorm", "out"),
     },
     softcap=True,
+    lens={**GATED_MLP, "mlp.hook_out": At("mlp", "out")},
+    also={
+        "input_layernorm:in": "resid_pre",
+        "input_layernorm:out": "attn_in",
+        "pre_feedforward_layernorm:out": "mlp_in",
+    },
 )
 
 GEMMA3_WITH_IMAGES = replace(
@@ -131,15 +54,45 @@ GEMMA3_WITH_IMAGES = replace(
     softcap=False,
 )
 
+# Norms behind attention and MLP, and none in front of them: each reads the stream as it is. TransformerLens reads what
+# they yield before the norm.
+OLMO2 = Family(
+    BLOCK
+    | attention("self_attn", "q_proj", "k_proj", "v_proj", "o_proj")
+    | {"attn_out": At("post_attention_layernorm", "out"), "resid_mid": At("mlp", "in")}
+    | mlp("mlp", "down_proj")
+    | {"mlp_out": At("post_feedforward_layernorm", "out")},
+    rotary="rotary_emb",
+    lens={
+        **GATED_MLP,
+        "hook_attn_out": At("self_attn", "out"),
+        "hook_mlp_out": At("mlp", "out"),
+        "mlp.hook_out": At("mlp", "out"),
+    },
+)
+
 PHI = Family(
-    BLOCK | _attention("self_attn", "q_proj", "k_proj", "v_proj", "dense") | _mlp("mlp", "fc2"),
+    BLOCK
+    | normalized("input_layernorm", "input_layernorm")
+    | attention("self_attn", "q_proj", "k_proj", "v_proj", "dense")
+    | mlp("mlp", "fc2"),
     order="parallel",
     norm="final_layernorm",
     rotary="rotary_emb",
+    lens={"mlp.hook_pre": At("mlp.fc1", "out")},
+    also={
+        "input_layernorm:in": "resid_pre",
+        "input_layernorm:out": "attn_in",
+        "self_attn.dense:out": "attn_out",
+        "mlp.fc2:out": "mlp_out",
+    },
+    centers=True,
+    value_bias=True,
 )
 
 GPT2 = Family(
     BLOCK
+    | normalized("ln_1", "ln_2")
     | {
         "attn_in": At("attn", "in"),
         "q": At("attn.c_attn", "out", "thirds"),
@@ -150,15 +103,27 @@ GPT2 = Family(
         "attn_out": At("attn", "out"),
         "resid_mid": At("ln_2", "in"),
     }
-    | _mlp("mlp", "c_proj"),
+    | mlp("mlp", "c_proj"),
     blocks={"": "h"},
     embed={"": "wte"},
     norm="ln_f",
     positions=("wpe",),
+    base="transformer",
+    lens={"mlp.hook_pre": At("mlp.c_fc", "out")},
+    also={
+        "ln_1:in": "resid_pre",
+        "ln_1:out": "attn_in",
+        "attn.c_proj:out": "attn_out",
+        "ln_2:out": "mlp_in",
+        "mlp.c_proj:out": "mlp_out",
+    },
+    centers=True,
+    value_bias=True,
 )
 
 GPT_NEOX = Family(
     BLOCK
+    | normalized("input_layernorm", "post_attention_layernorm")
     | {
         "attn_in": At("attention", "in"),
         "q": At("attention.query_key_value", "out", "per_head"),
@@ -168,11 +133,22 @@ GPT_NEOX = Family(
         "z": At("attention.dense", "in"),
         "attn_out": At("attention", "out"),
     }
-    | _mlp("mlp", "dense_4h_to_h"),
+    | mlp("mlp", "dense_4h_to_h"),
     order="parallel",
     embed={"": "embed_in"},
     norm="final_layer_norm",
     rotary="rotary_emb",
+    base="gpt_neox",
+    lens={"mlp.hook_pre": At("mlp.dense_h_to_4h", "out")},
+    also={
+        "input_layernorm:in": "resid_pre",
+        "input_layernorm:out": "attn_in",
+        "attention.dense:out": "attn_out",
+        "post_attention_layernorm:out": "mlp_in",
+        "mlp.dense_4h_to_h:out": "mlp_out",
+    },
+    centers=True,
+    value_bias=True,
 )
 
 GPT_NEOX_SEQUENTIAL = replace(
@@ -181,7 +157,7 @@ GPT_NEOX_SEQUENTIAL = replace(
 
 OPT_POST_NORM = Family(
     BLOCK
-    | _attention("self_attn", "q_proj", "k_proj", "v_proj", "out_proj")
+    | attention("self_attn", "q_proj", "k_proj", "v_proj", "out_proj")
     | {
         "mlp_in": At("fc1", "in", rows=True),
         "mlp_act": At("fc2", "in", rows=True),
@@ -194,11 +170,19 @@ OPT_POST_NORM = Family(
     positions=("decoder.embed_positions",),
     project_in="decoder.project_in",
     project_out="decoder.project_out",
+    also={"self_attn.out_proj:out": "attn_out"},
+    centers=True,
+    value_bias=True,
 )
 
 OPT = replace(
     OPT_POST_NORM,
-    sites={**OPT_POST_NORM.sites, "resid_mid": At("final_layer_norm", "in", rows=True)},
+    sites={
+        **OPT_POST_NORM.sites,
+        "attn_normalized": At("self_attn_layer_norm", "in", normalized=True),
+        "resid_mid": At("final_layer_norm", "in", rows=True),
+        "mlp_normalized": At("final_layer_norm", "in", rows=True, normalized=True),
+    },
     order="sequential",
 )
 
@@ -221,11 +205,22 @@ BERT = Family(
     embed={"": "embeddings.word_embeddings"},
     norm="cls.predictions.transform",
     positions=("embeddings.position_embeddings",),
+    base="bert",
+    lens={
+        "hook_resid_mid": At("attention.output.LayerNorm", "in"),
+        "hook_mlp_in": At("attention.output.LayerNorm", "in"),
+        "mlp.hook_pre": At("intermediate.dense", "out"),
+        "hook_resid_post": At("output.LayerNorm", "in"),
+        "hook_normalized_resid_post": BLOCK["resid_post"],
+    },
+    also={"attention.output.LayerNorm:out": "mlp_in", "output.LayerNorm:out": "resid_post"},
+    centers=True,
+    value_bias=True,
 )
 
 BART = Family(
     BLOCK
-    | _attention("self_attn", "q_proj", "k_proj", "v_proj", "out_proj")
+    | attention("self_attn", "q_proj", "k_proj", "v_proj", "out_proj")
     | {"mlp_in": At("fc1", "in"), "mlp_act": At("fc2", "in"), "mlp_out": At("fc2", "out")},
     order="post_norm",
     blocks={"encoder": "encoder.layers", "decoder": "decoder.layers"},
@@ -234,52 +229,68 @@ BART = Family(
     positions=("encoder.embed_positions", "decoder.embed_positions"),
     takes_positions=False,
     logit_bias="final_logits_bias",
+    centers=True,
+    value_bias=True,
 )
 
 VIT = Family(
     BLOCK
-    | _attention("attention", "q_proj", "k_proj", "v_proj", "o_proj")
+    | normalized("layernorm_before", "layernorm_after")
+    | attention("attention", "q_proj", "k_proj", "v_proj", "o_proj")
     | {"resid_mid": At("layernorm_after", "in")}
-    | _mlp("mlp", "fc2"),
+    | mlp("mlp", "fc2"),
     embed={"": "embeddings"},
     norm="layernorm",
     classifier="classifier",
+    base="vit",
+    centers=True,
+    value_bias=True,
 )
 
 DINOV2 = Family(
     BLOCK
-    | _attention("attention", "q_proj", "k_proj", "v_proj", "o_proj")
+    | normalized("norm1", "norm2")
+    | attention("attention", "q_proj", "k_proj", "v_proj", "o_proj")
     | {"attn_out": At("layer_scale1", "out"), "resid_mid": At("norm2", "in")}
-    | _mlp("mlp", "fc2")
+    | mlp("mlp", "fc2")
     | {"mlp_out": At("layer_scale2", "out")},
     blocks={"": "encoder.layer"},
     embed={"": "embeddings"},
     norm="layernorm",
     classifier="classifier",
+    base="dinov2",
+    centers=True,
+    value_bias=True,
 )
 
 DINOV2_GATED = replace(DINOV2, sites={**DINOV2.sites, "mlp_act": At("mlp.down_proj", "in")})
 
 CLIP_VISION = Family(
     BLOCK
-    | _attention("self_attn", "q_proj", "k_proj", "v_proj", "out_proj")
+    | normalized("layer_norm1", "layer_norm2")
+    | attention("self_attn", "q_proj", "k_proj", "v_proj", "out_proj")
     | {"resid_mid": At("layer_norm2", "in")}
-    | _mlp("mlp", "fc2"),
+    | mlp("mlp", "fc2"),
     blocks={"": "encoder.layers"},
     embed={"": "embeddings"},
     norm="post_layernorm",
+    base="vision_model",
+    centers=True,
+    value_bias=True,
 )
 
 FAMILIES: dict[str, Family] = {
     "llama": LLAMA,
     "mistral": LLAMA,
-    "qwen2": LLAMA,
+    "qwen2": QWEN2,
     "qwen3": LLAMA,
     "qwen3_moe": LLAMA,
     "smollm3": LLAMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA2,
     "gemma3": GEMMA3_WITH_IMAGES,
+    "olmo2": OLMO2,
+    "olmo3": OLMO2,
     "phi": PHI,
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,

@@ -25,6 +25,8 @@ class Place:
     part: (groups, index): the tensor's last axis is [groups, 3, width / groups / 3], and the site is entry ``index``
     rows_of: the block whose input still has the axes [batch, pos, d], where the tensor has [batch * pos, d]
     is_stream: the tensor is the residual stream itself, which others read too: a new value is written into it
+    normalized: the module is a norm, and the site is what it makes of its input before gain and bias; nothing can be
+        put there
     """
 
     module: nn.Module
@@ -33,6 +35,7 @@ class Place:
     part: tuple[int, int] | None = None
     rows_of: nn.Module | None = None
     is_stream: bool = False
+    normalized: bool = False
 
 
 @contextmanager
@@ -84,6 +87,9 @@ def _exchange(place: Place, tap: Tap, x: Tensor, lead: tuple[int, ...] | None) -
         parts[index] = new.unflatten(-1, (groups, -1))
         return torch.stack(parts, dim=-2).flatten(-3)
     site = x if lead is None else x.unflatten(0, lead)
+    if place.normalized:
+        tap(before_gain(place.module, site))
+        return None
     if not place.is_stream:
         new = tap(site)
         return None if new is None else new.reshape(x.shape)
@@ -93,6 +99,18 @@ def _exchange(place: Place, tap: Tap, x: Tensor, lead: tuple[int, ...] | None) -
     if new is not None:
         x.copy_(new.reshape(x.shape))
     return None
+
+
+def before_gain(norm: Any, x: Tensor) -> Tensor:
+    """What a norm makes of x before its gain and bias, computed in fp32, in x's dtype.
+
+    x / sqrt(mean(x^2) + eps), of which layer norms take the mean away first
+    """
+    wide = x.float()
+    if isinstance(norm, nn.LayerNorm):
+        wide = wide - wide.mean(-1, keepdim=True)
+    eps = float(norm.eps if hasattr(norm, "eps") else norm.variance_epsilon)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from monoscope.core.errors import DataError, ModelError
-from monoscope.models.families import Family
+from monoscope.models.family import Family
 
 Tokens = Int[Tensor, "batch pos"] | Float[Tensor, "batch channels height width"]
 Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"]

@@ -18,7 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from monoscope.core.attention import AttentionWeights
 from monoscope.core.errors import MismatchError, ModelError, SiteError
 from monoscope.core.io import fingerprint_tensors
-from monoscope.core.site import Site
+from monoscope.core.site import NORMALIZED_KINDS, Site
 from monoscope.models.attention import attention_weights
 from monoscope.models.generation import CachedRows, Sampler, continued
 from monoscope.models.hooks import Tap, tapped
@@ -200,7 +200,7 @@ class LanguageModel:
 
         Takes edits and iterables of edits. Edits of one site apply in the order given, inner blocks after outer ones. A
         read at an edited site sees the result. Raises SiteError for a site the model lacks, MismatchError if an edit
-        changes the shape.
+        changes the shape. A normalized site can be looked at (``fn`` returns None), not changed.
         """
         flat = [edit for some in edits for edit in ((some,) if isinstance(some, Edit) else some)]
         resolved = [Edit(self.resolve(edit.site), edit.fn) for edit in flat]
@@ -317,6 +317,12 @@ class LanguageModel:
             new = None if self._edits_rest else edit.fn(x)
             if new is None:
                 return None
+            if edit.site.kind in NORMALIZED_KINDS:
+                after = str(edit.site).replace("normalized", "in")
+                raise SiteError(
+                    f"{edit.site} is computed beside the forward pass and can only be looked at; what the model goes "
+                    f"on with is {after}, which is {edit.site} times the norm's gain: edit that"
+                )
             if new.shape != x.shape:
                 raise MismatchError(f"the edit at {edit.site} was given {list(x.shape)} and returned {list(new.shape)}")
             return new.to(x.dtype)

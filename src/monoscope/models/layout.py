@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -10,8 +11,10 @@ from transformers import PreTrainedModel
 
 from monoscope.core.errors import SiteError, nearest
 from monoscope.core.site import KINDS, LAYER_KINDS, Site
-from monoscope.models.families import At, Family, Stack, family_of
+from monoscope.models.families import family_of
+from monoscope.models.family import At, Family, Stack
 from monoscope.models.hooks import Place
+from monoscope.models.names import is_foreign, translate
 
 FUSED = ("q", "k", "v")  # their order in a fused projection
 
@@ -72,17 +75,20 @@ class Layout:
 
     def resolve(self, name: Site | str) -> Site:
         """The site of a name. Raises SiteError, with what is near, for one this model does not have."""
-        site = Site.parse(name)
+        if isinstance(name, str) and "@" not in name and is_foreign(name):
+            site = translate(name, self.family, n_layers=self.n_layers).site
+        else:
+            site = Site.parse(name)
         if site.model:
             raise SiteError(
                 f"{site} is a place in the model labeled {site.model!r}, and {self._name} alone has no label; write "
                 f"{str(site.of(''))!r}, or read several models together"
             )
         if site.module is not None:
-            if _module(self.hf, site.module) is None:
+            if (path := self._path(site.module)) is None:
                 known = [path for path, _ in self.hf.named_modules() if path]
                 raise SiteError(f"{self._name} has no module {site.module!r}; {nearest(site.module, known)}")
-            return site
+            return replace(site, module=path)
         if self.family is None:
             raise SiteError(
                 f"{self._name} ({self.hf.config.model_type}) has no table of sites, so {str(site)!r} is not known; "
@@ -127,12 +133,20 @@ class Layout:
             part=self._part(site, at),
             rows_of=block if at.rows else None,
             is_stream=site.kind == "resid_mid",
+            normalized=at.normalized,
         )
 
     def _part(self, site: Site, at: At) -> tuple[int, int] | None:
         if not at.fused:
             return None
         return (self.n_heads if at.fused == "per_head" else 1, FUSED.index(site.kind))
+
+    def _path(self, path: str) -> str | None:
+        """Where a module is whose path starts elsewhere: at the base model, or at a model with another head."""
+        base, text = f"{self.hf.base_model_prefix}.", "language_model."
+        bare = path.removeprefix(base).removeprefix(text)
+        near = (path, base + path, path.removeprefix(base), bare, base + bare, text + bare, base + text + bare)
+        return next((other for other in near if _module(self.hf, other) is not None), None)
 
     @property
     def _name(self) -> str:

@@ -11,7 +11,10 @@ from pathlib import Path
 from monoscope.core.io import write_text
 from monoscope.core.site import LAYER_KINDS
 from monoscope.models import families
-from monoscope.models.families import FAMILIES, At, Family
+from monoscope.models import family as tables
+from monoscope.models.families import FAMILIES
+from monoscope.models.family import At, Family
+from monoscope.models.names import translate
 
 PAGE = Path("docs/reference/sites.md")
 
@@ -25,11 +28,11 @@ CHOSEN = {
 HEAD = """\
 # Sites
 
-<!-- Written by `python -m monoscope.models.reference` from src/monoscope/models/families.py. -->
+<!-- Written by `python -m monoscope.models.reference` from the tables in src/monoscope/models. -->
 
 A site is a place in a model where activations are read or edited. It is written `2.resid_post` (layer 2), `embed` or
 `logits` (outside the layers), `encoder.2.resid_post` (one stack of an encoder-decoder), or `model.layers.2.mlp:out`
-(any module's input or output, in any model). TransformerLens names such as `blocks.2.hook_resid_post` are understood.
+(any module's input or output, in any model). Names of other libraries are [understood](#names-of-other-libraries).
 Where several models are read on the same tokens, a label tells which: `2.resid_post@base`.
 """
 
@@ -44,20 +47,74 @@ third back.
 """
 
 
+NAMES = """\
+## Names of other libraries
+
+`lm.read(tokens, ["blocks.2.hook_resid_post", "model.layers.2.mlp.output"])` works as it stands: `lm.resolve` translates
+names of TransformerLens and module paths as nnsight and Gemma Scope 2 write them, for the family of the model.
+`monoscope.models.names` has both directions where there is no model: `translate(name, "google/gemma-2-2b")`,
+`lens_name(site, ...)`, `module_name(site, ...)`. Each is the same tensor or an error with the reason; the `notes` of a
+translation say where a name means something other than one would think:
+
+- **`hook_attn_in`, `hook_mlp_in`** (and `hook_q_input`, ...) are the stream before the norm: `resid_pre`, and
+  `resid_mid` or, in parallel blocks, `resid_pre`. What attention and MLP read is `attn_in` and `mlp_in`, after the norm
+  with its gain; circuit-tracer calls the latter `mlp.hook_in`, and TransformerLens has no name for the former.
+- **`ln1.hook_normalized`, `ln2.hook_normalized`** are `attn_normalized` and `mlp_normalized`: after the norm's division
+  and before its gain, computed here in fp32 with the model's epsilon. They can be read, and an edit can look at them,
+  but not change them. In layer-norm models TransformerLens means this only if it folded the norms, its default.
+- **`hook_attn_out`, `hook_mlp_out`** are what the stream receives: in Gemma 2 and 3 after the norm behind each half.
+  The module `mlp` itself (`mlp.hook_out`, sparsify's `layers.2.mlp`) is before that norm there. In OLMo 2 and 3
+  TransformerLens reads both before the norm, so they are `self_attn:out` and `mlp:out`, not `attn_out` and `mlp_out`.
+- **`attn.hook_z`** has the heads in an axis of their own; `z` has them side by side. With TransformerLens' default
+  processing it lacks the bias of the values, a constant, where the family has one.
+- **`hidden_states[i]`** is what layer i - 1 returns, but the last one is after the final norm.
+- In BERT, `hook_resid_mid` and `hook_resid_post` are sums before the norm that follows; `resid_post` is after it,
+  TransformerLens' `hook_normalized_resid_post`.
+- Layer-norm models (column *centered* below): by default TransformerLens takes the mean from all that is written to
+  the stream, so a dictionary trained on its residual streams has seen `x - mean(x)`.
+
+Names within a block, by family; a name that is not a site is a module's input or output:
+"""
+
+COLUMNS = ("hook_resid_mid", "hook_mlp_in", "mlp.hook_in", "mlp.hook_out", "hook_attn_out", "hook_mlp_out")
+
+
 def rendered() -> str:
     """The page, in Markdown."""
-    return "\n".join([HEAD, _meanings(), WHERE, *(_section(names, family) for names, family in _families())])
+    sections = (_section(names, family) for names, family in _families())
+    return "\n".join([HEAD, _meanings(), NAMES, _names(), WHERE, *sections])
+
+
+def _names() -> str:
+    """What TransformerLens' names that differ between families mean."""
+    lines = ["| family | " + " | ".join(map(_code, COLUMNS)) + " | centered | bias of values |"]
+    lines += ["|" + "---|" * (len(COLUMNS) + 3)]
+    for names, family in _families():
+        if len(family.blocks) > 1 or family.classifier or family.base == "vision_model":
+            continue  # images and encoder-decoders are not in TransformerLens
+        cells = [_meant(name, family) for name in COLUMNS]
+        cells += ["yes" if family.centers else "no", "yes" if family.value_bias else "no"]
+        lines += [f"| {names} | " + " | ".join(cells) + " |"]
+    return "\n".join([*lines, ""])
+
+
+def _meant(name: str, family: Family) -> str:
+    site = translate(f"blocks.0.{name}", family).site
+    if site.module is not None:
+        inner = site.module.split(".0.", 1)[1]
+        return _code(f"{inner}:{site.kind}")
+    return _code(site.kind) if site.kind in family.sites else "-"
 
 
 def _meanings() -> str:
     """The lists in the docstring of the tables, as they stand there."""
-    doc = families.__doc__ or ""
+    doc = tables.__doc__ or ""
     kinds, orders = doc.split("The order of a block says which identities hold:")
-    rows = re.findall(r"^    (\S[\w, ]*?)  +(.+(?:\n {19}.+)*)", kinds, re.MULTILINE)
+    rows = re.findall(r"^    (\S[\w, ]*?)  +(.+(?:\n {21}.+)*)", kinds, re.MULTILINE)
     lines = ["## What they are", "", "| kind | what it is |", "|---|---|"]
     lines += [f"| {_code(name)} | {_joined(text)} |" for name, text in rows]
     lines += ["", "Which identities hold depends on the order of a block:", "", "| order | identities |", "|---|---|"]
-    rows = re.findall(r"^    (\w+)  +(.+(?:\n {19}.+)*)", orders, re.MULTILINE)
+    rows = re.findall(r"^    (\w+)  +(.+(?:\n {21}.+)*)", orders, re.MULTILINE)
     lines += [f"| {_code(name)} | {_joined(text)} |" for name, text in rows]
     return "\n".join([*lines, ""])
 
@@ -91,6 +148,7 @@ def _where(kind: str, at: At) -> str:
     where = f"{_code(at.path or 'block')} {at.port}"
     if kind == "pattern":
         where += ", its second entry"
+    where += " before gain and bias" if at.normalized else ""
     return where + {"": "", "thirds": ", one third", "per_head": ", one third of each head"}[at.fused]
 
 

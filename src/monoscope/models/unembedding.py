@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from monoscope.core.errors import ModelError
-from monoscope.models.families import Family
+from monoscope.models.family import Family
 
 Unembedding = tuple[
     Callable[[Tensor], Tensor],
