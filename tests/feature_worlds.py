@@ -15,6 +15,7 @@ from monoscope.core.site import Site
 from monoscope.dictionaries import Autoencoder
 from monoscope.dictionaries.variants import TopK
 from monoscope.harvest import ActivationSource
+from monoscope.harvest.source import part_rows
 
 SITE = Site(1, "resid_post")
 D = 8
@@ -48,6 +49,7 @@ class Text(ActivationSource):
         self.tokens, self.mask, self.documents, self.at_once = tokens, mask, documents, at_once
         self.sites, self.widths = (SITE,), {SITE: D}
         self.n_tokens = tokens.numel() if mask is None else int(mask.sum())
+        self.row = 0
 
     @property
     def info(self) -> dict[str, Any]:
@@ -55,17 +57,27 @@ class Text(ActivationSource):
 
     def __iter__(self) -> Iterator[ActivationBatch]:
         n, length = self.tokens.shape
-        number = torch.arange(n * length).view(n, length, 1).expand(n, length, D).float()
-        for first in range(0, n, self.at_once):
-            rows = slice(first, first + self.at_once)
+        number = torch.arange(n * length).view(n, length, 1).expand(n, length, D).float() + self.first_row * length
+        while self.row < n:
+            rows = slice(self.row, self.row + self.at_once)
+            self.row += self.at_once
             pick = [None if x is None else x[rows] for x in (self.mask, self.documents)]
             yield ActivationBatch({SITE: number[rows]}, self.tokens[rows], pick[0], documents=pick[1])
+        self.row = 0
 
     def state_dict(self) -> dict[str, Any]:
-        raise NotImplementedError
+        return {"row": self.row}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        raise NotImplementedError
+        self.row = state["row"]
+
+    def part(self, number: int, of: int) -> Text:
+        rows = part_rows(len(self.tokens), self.at_once, number, of)
+        pick = [None if x is None else x[rows] for x in (self.tokens, self.mask, self.documents)]
+        assert pick[0] is not None
+        own = Text(pick[0], pick[1], pick[2], self.at_once)
+        own.first_row = self.first_row + rows.start
+        return own
 
 
 def lookup(table: np.ndarray | Tensor, *, sparse: bool = False, seed: int = 0) -> Lookup:

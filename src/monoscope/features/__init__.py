@@ -12,18 +12,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monoscope.features.analysis import Analysis, analyze
+    from monoscope.features.analysis import analyze, analyze_part
     from monoscope.features.bundle import FeatureBundle
     from monoscope.features.records import Context, Feature
+    from monoscope.features.settings import Analysis
 
-__all__ = ["Analysis", "Context", "Feature", "FeatureBundle", "analyze"]
+__all__ = ["Analysis", "Context", "Feature", "FeatureBundle", "analyze", "analyze_part"]
 
 _HOMES = {
-    "Analysis": "analysis",
+    "Analysis": "settings",
     "Context": "records",
     "Feature": "records",
     "FeatureBundle": "bundle",
     "analyze": "analysis",
+    "analyze_part": "analysis",
 }
 
 

@@ -7,93 +7,29 @@ candidates are kept.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from monoscope.core.config import Config
-from monoscope.core.errors import DataError, MismatchError
+from monoscope.core.errors import MismatchError
 from monoscope.core.io import fingerprint, refuse_existing
 from monoscope.core.progress import progress
 from monoscope.dictionaries import Dictionary
 from monoscope.features.bundle import FeatureBundle
-from monoscope.features.collectors.activity import Activity
 from monoscope.features.collectors.coactivation import coactivation
-from monoscope.features.collectors.contexts import ContextPool, lengths_of
 from monoscope.features.collectors.negatives import negatives
-from monoscope.features.collectors.sample import SequenceSample
 from monoscope.features.collectors.selection import RULE, ContextTable, select
-from monoscope.features.collectors.tokens import TokenStatistics
 from monoscope.features.columns import Columns
-from monoscope.features.firings import Firings
+from monoscope.features.parts import Parts
+from monoscope.features.settings import Analysis
+from monoscope.features.survey import Survey, check_read
 from monoscope.features.vocabulary import Vocabulary
 from monoscope.features.weights.directions import directions, written
 from monoscope.features.weights.logits import logit_effects
-from monoscope.features.writer import Corpus, write_bundle
+from monoscope.features.writer import write_bundle
 from monoscope.harvest import ActivationSource
 from monoscope.models import LanguageModel
-
-
-class Analysis(Config):
-    """Settings of an analysis. Samples depend on the seed, the feature and the sequence, not on how text is batched."""
-
-    tokens: int | None = Field(default=None, ge=1, description="stop after about this many; None reads the source out")
-    window: int = Field(
-        default=64, ge=4, description="tokens of a context, three quarters of them before its strongest"
-    )
-    intervals: int = Field(default=5, ge=1, description="equal-width bands of (0, max]")
-    per_interval: int = Field(default=5, ge=0, description="contexts sampled from each")
-    top: int = Field(default=30, ge=1, description="strongest contexts")
-    random: int = Field(default=10, ge=0, description="contexts sampled among all where the feature fires")
-    negative: int = Field(default=10, ge=0, description="contexts where it does not fire")
-    seed: int = Field(default=0, ge=0)
-
-
-@runtime_checkable
-class Collector(Protocol):
-    """Something learned about every feature while the corpus passes by once."""
-
-    def update(self, firings: Firings) -> None:
-        """Take in a batch."""
-
-
-class _Pass:
-    """The collectors, and what one pass over a source leaves in them."""
-
-    def __init__(self, dictionary: Dictionary, config: Analysis) -> None:
-        n = dictionary.n_features
-        self.dictionary, self.config = dictionary, config
-        self.activity = Activity(n, config.intervals)
-        self.tokens = TokenStatistics(n)
-        self.contexts = ContextPool(n, top=config.top, window=config.window, seed=config.seed)
-        self.sample = SequenceSample(n, seed=config.seed)
-        self.corpus = Corpus()
-        self.skip_first: int | None = None
-
-    @property
-    def collectors(self) -> tuple[Collector, ...]:
-        return self.activity, self.tokens, self.contexts, self.sample
-
-    def run(self, source: ActivationSource) -> None:
-        """Read the source. Raises DataError if it holds no tokens that count."""
-        total = source.n_tokens
-        if self.config.tokens is not None:
-            total = self.config.tokens if total is None else min(total, self.config.tokens)
-        with progress("analyze", total) as bar:
-            for batch in source:
-                firings = Firings.of(batch, self.dictionary, self.corpus.n_sequences)
-                for collector in self.collectors:
-                    collector.update(firings)
-                self.corpus.add(firings.tokens, lengths_of(firings.counts), batch.documents)
-                first = int(firings.counts.any(0).argmax())
-                self.skip_first = first if self.skip_first is None else min(first, self.skip_first)
-                bar.advance(firings.n_tokens)
-                if self.config.tokens is not None and self.activity.n_tokens >= self.config.tokens:
-                    break
-        if not self.activity.n_tokens:
-            raise DataError("there is nothing to analyze: the source has no tokens that count")
 
 
 def analyze(
@@ -105,6 +41,7 @@ def analyze(
     tokenizer: PreTrainedTokenizerBase | None = None,
     config: Analysis = Analysis(),  # noqa: B008  (frozen)
     stats: dict[str, float] | None = None,
+    ranks: int = 1,
     force: bool = False,
 ) -> FeatureBundle:
     """Describe every feature of a dictionary by one pass over a source of whole sequences; write and open the bundle.
@@ -112,47 +49,91 @@ def analyze(
     lm: the model, for promoted and suppressed tokens and for its tokenizer; without it, logit effects are left out
     tokenizer: gives tokens their text where there is no model; without either, tokens are their numbers
     stats: measurements to record in the manifest: fvu, ce_recovered (l0 and dead_share are measured here)
+    ranks: processes that read a part each: this is the first, which waits for the others; see ``analyze_part``
+
+    Interrupted, it saves what it has read beside ``out``, and called again it goes on from there.
 
     Raises OutputError if ``out`` exists, unless ``force``; MismatchError for a source that lacks the dictionary's sites
     or yields tokens out of their sequences; DataError for activations that are not finite.
     """
     out = Path(out)
     refuse_existing(out, force=force)
-    if written(dictionary) is None:
-        raise MismatchError(f"features of a {type(dictionary).__name__} are maps, and a bundle describes directions")
-    dictionary = dictionary.frozen()
-    run = _Pass(dictionary, config)
-    run.run(source)
+    survey, parts = _survey(dictionary, source, out, 0, ranks, config, force=force)
+    if ranks > 1:
+        parts.wait()
+        for number in range(1, ranks):
+            other = Survey(survey.dictionary, config)
+            other.load(parts.path(number))
+            survey.absorb(other)
+    check_read(survey)
     with progress("describe features", None, "steps"):
-        columns, contexts = _describe(run, dictionary, lm)
+        columns, contexts = _describe(survey, lm)
         tokenizer = tokenizer if lm is None else lm.tokenizer
-        vocabulary = Vocabulary.of(tokenizer, max(run.corpus.highest + 1, _highest_token(columns) + 1))
+        vocabulary = Vocabulary.of(tokenizer, max(survey.corpus.highest + 1, _highest_token(columns) + 1))
         write_bundle(
             out,
             columns=columns,
             contexts=contexts,
-            corpus=run.corpus,
+            corpus=survey.corpus,
             vocabulary=vocabulary,
-            decoder=written(dictionary),
-            facts=_facts(run, dictionary, source, lm, vocabulary, stats or {}),
+            decoder=written(survey.dictionary),
+            facts=_facts(survey, source, lm, vocabulary, stats or {}),
             force=force,
         )
+    parts.remove()
     return FeatureBundle.open(out)
 
 
-def _describe(run: _Pass, dictionary: Dictionary, lm: LanguageModel | None) -> tuple[Columns, ContextTable]:
-    config = run.config
-    columns = run.activity.finish() | run.tokens.finish()
+def analyze_part(
+    dictionary: Dictionary,
+    source: ActivationSource,
+    out: Path | str,
+    rank: int,
+    ranks: int,
+    *,
+    config: Analysis = Analysis(),  # noqa: B008  (frozen)
+) -> None:
+    """Read the part of process ``rank`` of an analysis by several, and leave it for the first of them, which writes.
+
+    ``source`` is the whole; each process reads another of its parts.
+    """
+    assert 0 < rank < ranks, f"the first process calls analyze; the others are 1 to {ranks - 1}, found {rank}"
+    _survey(dictionary, source, Path(out), rank, ranks, config, force=False)
+
+
+def _survey(
+    dictionary: Dictionary, source: ActivationSource, out: Path, rank: int, ranks: int, config: Analysis, *, force: bool
+) -> tuple[Survey, Parts]:
+    if written(dictionary) is None:
+        raise MismatchError(f"features of a {type(dictionary).__name__} are maps, and a bundle describes directions")
+    dictionary = dictionary.frozen()
+    fixed = {key: value for key, value in source.info.items() if key != "excluded"}
+    job = {"dictionary": dictionary.fingerprint(), "source": fixed, "config": config.to_dict()}
+    parts = Parts(out, job, ranks)
+    own = source if ranks == 1 else source.part(rank, ranks)
+    survey = Survey(dictionary, config, own.first_row)
+    tokens = None if config.tokens is None else -(-config.tokens // ranks)
+    title = "analyze" if ranks == 1 else f"analyze part {rank + 1} of {ranks}"
+    with parts.reading(rank, force=force) as path:
+        survey.read(own, tokens=tokens, title=title, path=path)
+        if ranks > 1:
+            survey.save(path)
+    return survey, parts
+
+
+def _describe(survey: Survey, lm: LanguageModel | None) -> tuple[Columns, ContextTable]:
+    config, dictionary = survey.config, survey.dictionary
+    columns = survey.activity.finish() | survey.tokens.finish()
     alive = ~columns.scalars["is_dead"]
     chosen = select(
-        run.contexts,
-        run.corpus.lengths,
+        survey.contexts,
+        survey.corpus.lengths,
         n=config.intervals,
         per_interval=config.per_interval,
         top=config.top,
         random=config.random,
     )
-    sample = run.sample.finish()
+    sample = survey.sample.finish()
     silent = negatives(
         sample, chosen, columns.lists["token_ids"], alive, n=config.negative, window=config.window, seed=config.seed
     )
@@ -165,24 +146,24 @@ def _highest_token(columns: Columns) -> int:
 
 
 def _facts(
-    run: _Pass,
-    dictionary: Dictionary,
+    survey: Survey,
     source: ActivationSource,
     lm: LanguageModel | None,
     vocabulary: Vocabulary,
     stats: dict[str, float],
 ) -> dict[str, Any]:
     """The manifest's keys that are not about files."""
-    info, config, activity = dict(source.info), run.config, run.activity
+    config, activity = survey.config, survey.activity
+    info = {**source.info, **({} if survey.excluded is None else {"excluded": survey.excluded})}
     settings = config.to_dict()
-    about = _about_dictionary(dictionary)
+    about = _about_dictionary(survey.dictionary)
     model = {"kind": "model", "fingerprint": info.get("model", {}).get("fingerprint")}
     return {
         "license": None,
         "cite": None,
         "dictionary": about,
         "model": _about_model(info, lm, vocabulary),
-        "data": _about_data(run, info),
+        "data": _about_data(survey, info),
         "analysis": {"config": settings, "config_hash": fingerprint(settings)},
         "intervals": {
             "n": config.intervals,
@@ -236,17 +217,17 @@ def _about_model(info: dict[str, Any], lm: LanguageModel | None, vocabulary: Voc
     }
 
 
-def _about_data(run: _Pass, info: dict[str, Any]) -> dict[str, Any]:
+def _about_data(survey: Survey, info: dict[str, Any]) -> dict[str, Any]:
     text = info.get("text")
     return {
         "dataset": text,
         "revision": None,
         "split": text.get("split") if isinstance(text, dict) else None,
-        "n_tokens": run.activity.n_tokens,
-        "n_sequences": run.corpus.n_sequences,
-        "context_length": run.corpus.context_length,
+        "n_tokens": survey.activity.n_tokens,
+        "n_sequences": survey.corpus.n_sequences,
+        "context_length": survey.corpus.context_length,
         "packing": info.get("packing", info.get("bos")),
-        "skip_first": run.skip_first,
-        "seed": run.config.seed,
+        "skip_first": survey.skip_first,
+        "seed": survey.config.seed,
         "source": info,
     }

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from jaxtyping import Integer, UInt32
+from jaxtyping import Integer
 from torch import Tensor
 
 from monoscope.core.io import output_directory, sha256_file, write_manifest, write_tensors, write_text
 from monoscope.features.card import card
 from monoscope.features.collectors.selection import ContextTable
 from monoscope.features.columns import Columns, Ragged
+from monoscope.features.corpus import Corpus
 from monoscope.features.schema import (
     CONTEXTS,
     DETAILS,
@@ -39,58 +39,6 @@ from monoscope.features.vocabulary import Vocabulary
 
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 6}
 VALUES = ("act.list.element",)  # float columns whose bytes compress better apart
-
-
-class Corpus:
-    """Token windows as they pass by; at the end, those that some context needs."""
-
-    def __init__(self) -> None:
-        self._tokens: list[np.ndarray] = []
-        self._lengths: list[np.ndarray] = []
-        self._documents: list[np.ndarray] = []
-        self.n_sequences = 0
-
-    def add(
-        self, tokens: UInt32[np.ndarray, "s pos"], lengths: Integer[np.ndarray, " s"], documents: Tensor | None
-    ) -> None:
-        """Keep a batch's sequences; without documents, each sequence is one."""
-        numbers = np.arange(self.n_sequences, self.n_sequences + len(tokens))
-        self._documents.append(numbers if documents is None else documents.cpu().numpy())
-        self._tokens.append(tokens)
-        self._lengths.append(lengths)
-        self.n_sequences += len(tokens)
-
-    @property
-    def lengths(self) -> Integer[np.ndarray, " s"]:
-        """Tokens of each sequence."""
-        return np.concatenate([np.zeros(0, np.int64), *self._lengths])
-
-    @property
-    def context_length(self) -> int:
-        """Tokens of the longest window."""
-        return max((tokens.shape[1] for tokens in self._tokens), default=0)
-
-    @property
-    def highest(self) -> int:
-        """Largest token id."""
-        return max((int(tokens.max()) for tokens in self._tokens if tokens.size), default=-1)
-
-    def tensors(self, chosen: Integer[np.ndarray, " n"]) -> dict[str, Tensor]:
-        """Chosen sequences, in the order of the corpus."""
-        width = self.context_length
-        out = np.zeros((len(chosen), width), np.uint32)
-        first = np.cumsum([0, *(len(tokens) for tokens in self._tokens)])
-        part = np.searchsorted(first, chosen, side="right") - 1
-        for i in np.unique(part):
-            rows = part == i
-            tokens = self._tokens[i]
-            out[rows, : tokens.shape[1]] = tokens[chosen[rows] - first[i]]
-        documents = np.concatenate([np.zeros(0, np.int64), *self._documents])[chosen]
-        return {
-            "tokens": torch.from_numpy(out),
-            "length": torch.from_numpy(self.lengths[chosen].astype(np.uint16)),
-            "doc": torch.from_numpy(documents.astype(np.uint32)),
-        }
 
 
 def write_bundle(

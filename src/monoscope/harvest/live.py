@@ -15,7 +15,7 @@ from monoscope.core.batch import ActivationBatch
 from monoscope.core.config import Config
 from monoscope.core.errors import DataError, MismatchError, ModelError
 from monoscope.core.site import Site
-from monoscope.harvest.source import ActivationSource, check_same, dtype_name, first_not_finite
+from monoscope.harvest.source import ActivationSource, check_same, dtype_name, first_not_finite, part_rows
 from monoscope.harvest.text.pack import TokenWindows
 from monoscope.models.language_model import LanguageModel
 
@@ -104,6 +104,20 @@ class LiveSource(ActivationSource):
         """Move to a position."""
         check_same(state, windows=self.windows.fingerprint)
         self._window, self._excluded = state["window"], dict(state["excluded"])
+
+    def part(self, number: int, of: int) -> LiveSource:
+        """One of several consecutive parts."""
+        rows = part_rows(len(self.windows), self.windows_per_batch, number, of)
+        own = LiveSource(
+            self.lm,
+            self.windows[rows],
+            self.sites,
+            windows_per_batch=self.windows_per_batch,
+            skip=self.skip,
+            dtype=self.dtype,
+        )
+        own.first_row = self.first_row + rows.start
+        return own
 
     def _read(self, number: int, windows: TokenWindows) -> ActivationBatch:
         if windows.by_sequence:

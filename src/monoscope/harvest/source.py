@@ -24,11 +24,13 @@ class ActivationSource(ABC):
 
     sites, widths: where the activations come from, and d at each site
     n_tokens: tokens of one pass that count, None where that is not known before reading
+    first_row: number of its first row (window, or token) in the source that this one is a part of
     """
 
     sites: tuple[Site, ...]
     widths: Mapping[Site, int]
     n_tokens: int | None
+    first_row: int = 0
 
     @property
     @abstractmethod
@@ -49,6 +51,23 @@ class ActivationSource(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Move to a position. Raises MismatchError if it was taken in a source of other data."""
+
+    def part(self, number: int, of: int) -> ActivationSource:
+        """One of several consecutive parts, for one of several processes: the parts hold the same batches as the whole.
+
+        Raises MismatchError for a source that cannot be cut, or has fewer batches than there are parts.
+        """
+        raise MismatchError(f"activations of kind {self.info.get('kind')!r} are read by one process, not by {of}")
+
+
+def part_rows(rows: int, per_batch: int, number: int, of: int) -> slice:
+    """Rows of the ``number``-th of ``of`` consecutive parts, cut between batches."""
+    assert 0 <= number < of, f"parts are numbered from 0 to {of - 1}, found {number}"
+    batches = -(-rows // per_batch)
+    if batches < of:
+        raise MismatchError(f"{of} processes cannot share {batches} batches of {per_batch}; start {batches} at most")
+    first, end = number * batches // of, (number + 1) * batches // of
+    return slice(first * per_batch, min(end * per_batch, rows))
 
 
 def check_same(state: Mapping[str, Any], **here: Any) -> None:

@@ -10,6 +10,7 @@ it is complete.
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError
 from monoscope.core.io import fingerprint, read_manifest, sha256_file
 from monoscope.core.site import Site
-from monoscope.harvest.source import ActivationSource, check_same, dtype_name, first_not_finite
+from monoscope.harvest.source import ActivationSource, check_same, dtype_name, first_not_finite, part_rows
 
 SCHEMA, VERSION = "monoscope.activations", 1
 FIELDS = ("tokens", "mask", "positions", "documents")
@@ -69,6 +70,7 @@ class ActivationStore(ActivationSource):
         self._ends = list(accumulate(shard.rows for shard in self.shards))
         self._verified: set[str] = set()
         self._open: tuple[str, Any] | None = None
+        self._rows_read = slice(0, self._ends[-1])
         self._row = 0
         for shard in self.shards:
             self._check_layout(shard)
@@ -78,25 +80,37 @@ class ActivationStore(ActivationSource):
         """Provenance: that of the source, and the store's own fingerprint."""
         dtype = dtype_name(DTYPES[self.manifest["dtype"]])
         stored = {"kind": "store", "dtype": dtype, "fingerprint": self.fingerprint}
-        return {**self.manifest["source"], **stored, "excluded": self.manifest["excluded"]}
+        is_whole = self._rows_read == slice(0, self._ends[-1])  # what was left out of a part is not on record
+        return {**self.manifest["source"], **stored, **({"excluded": self.manifest["excluded"]} if is_whole else {})}
 
     def __iter__(self) -> Iterator[ActivationBatch]:
         """Batches of ``rows_per_batch`` rows; the last of a pass may be smaller."""
-        while self._row < self._ends[-1]:
-            end = min(self._row + self.rows_per_batch, self._ends[-1])
+        while self._row < self._rows_read.stop:
+            end = min(self._row + self.rows_per_batch, self._rows_read.stop)
             batch = self._read(self._row, end)
             self._row = end
             yield batch
-        self._row = 0
+        self._row = self._rows_read.start
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the next row."""
-        return {"fingerprint": self.fingerprint, "row": self._row}
+        rows = [self._rows_read.start, self._rows_read.stop]
+        return {"fingerprint": self.fingerprint, "rows": rows, "row": self._row}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Move to a position."""
-        check_same(state, fingerprint=self.fingerprint)
+        check_same(state, fingerprint=self.fingerprint, rows=[self._rows_read.start, self._rows_read.stop])
         self._row = state["row"]
+
+    def part(self, number: int, of: int) -> ActivationStore:
+        """One of several consecutive parts; how many of its tokens count is not known before reading."""
+        rows = self._rows_read
+        own = part_rows(rows.stop - rows.start, self.rows_per_batch, number, of)
+        part = copy.copy(self)
+        part._rows_read = slice(rows.start + own.start, rows.start + own.stop)
+        part._row = part.first_row = part._rows_read.start
+        part.n_tokens, part._verified, part._open = None, set(), None
+        return part
 
     def _read(self, first: int, end: int) -> ActivationBatch:
         tensors = self._rows(first, end)

@@ -91,6 +91,12 @@ class Together(ActivationSource):
         for label, source in self.sources.items():
             source.load_state_dict(state["sources"][label])
 
+    def part(self, number: int, of: int) -> Together:
+        """One of several consecutive parts."""
+        own = Together({label: source.part(number, of) for label, source in self.sources.items()})
+        own.first_row = next(iter(own.sources.values())).first_row
+        return own
+
     def _shared(self) -> dict[str, Any]:
         """The facts that are the same for all sources."""
         first, *others = (source.info for source in self.sources.values())

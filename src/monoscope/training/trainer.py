@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from threading import current_thread, main_thread
-from types import FrameType
 from typing import Any
 
 import torch
 
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError
+from monoscope.core.interrupts import interruptible
 from monoscope.core.progress import progress
 from monoscope.harvest.source import ActivationSource
 from monoscope.training.checkpoint import save_checkpoint
@@ -32,7 +29,7 @@ def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: di
     settings = runs[0].settings
     logs = [Log(_directory(out, run), after_step=start) for run in runs]
     clock, logged = time.monotonic(), (time.monotonic(), start)
-    with _interruptible() as interrupted, progress("train", settings.tokens) as bar:
+    with interruptible() as interrupted, progress("train", settings.tokens) as bar:
         bar.advance(start * settings.batch_tokens)
         step = start
         for batch in _until(source, settings.steps - start):
@@ -86,22 +83,3 @@ def _check_finite(batch: ActivationBatch, step: int) -> None:
             bad = (~torch.isfinite(x)).any(-1).nonzero()
             if len(bad):
                 raise DataError(f"activations at {site} are not finite: row {int(bad[0])} of the batch of step {step}")
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """A list that is empty until the process is asked to stop; the step under way is finished first."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    if current_thread() is not main_thread():  # signals reach the main thread alone
-        yield received
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

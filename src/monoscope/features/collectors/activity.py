@@ -5,6 +5,8 @@ Counts, moments and extremes are exact. Histograms over (0, max], quantiles and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Float32, Float64
 
@@ -15,6 +17,7 @@ from monoscope.features.firings import Firings
 N_SHOWN = 50
 QUANTILES = np.linspace(0, 1, 11)
 ROWS = 512
+SUMS = ("n_fired", "n_sequences", "n_first", "total", "squares", "n_negative")
 
 
 class Activity:
@@ -53,6 +56,37 @@ class Activity:
             self.negative.add(firings.feature[negative], -firings.value[negative])
             self.n_negative += np.bincount(firings.feature[negative], minlength=len(self.n_fired))
         self.positive.add(firings.feature[~negative], firings.value[~negative])
+
+    def absorb(self, other: Activity) -> None:
+        """Take in what another collected on other sequences."""
+        self.n_tokens += other.n_tokens
+        for name in SUMS:
+            getattr(self, name).__iadd__(getattr(other, name))
+        self.high, self.low = np.maximum(self.high, other.high), np.minimum(self.low, other.low)
+        self.positive.absorb(other.positive)
+        if other.negative is not None:
+            if self.negative is None:
+                self.negative = MagnitudeBins(len(self.n_fired))
+            self.negative.absorb(other.negative)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that was collected, as arrays."""
+        out = {name: getattr(self, name) for name in (*SUMS, "high", "low")} | {"n_tokens": np.array([self.n_tokens])}
+        for sign in ("positive", "negative"):
+            if (bins := getattr(self, sign)) is not None:
+                out |= {f"{sign}.counts": bins.counts, f"{sign}.floor": bins.floor}
+        return out
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state."""
+        self.n_tokens = int(state["n_tokens"][0])
+        for name in (*SUMS, "high", "low"):
+            setattr(self, name, state[name])
+        for sign in ("positive", "negative"):
+            if f"{sign}.counts" in state:
+                bins = MagnitudeBins(0)
+                bins.counts, bins.floor = state[f"{sign}.counts"], state[f"{sign}.floor"]
+                setattr(self, sign, bins)
 
     @property
     def reach(self) -> Float32[np.ndarray, " F"]:

@@ -9,7 +9,7 @@ width of a bin: within one they are interpolated.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64, Integer
 
 OCTAVES, BITS = 16, 6
 PER_OCTAVE = 2**BITS
@@ -34,6 +34,16 @@ class MagnitudeBins:
         self._raise(feature[starts], np.maximum.reduceat(place, starts))
         index = feature * np.int64(N_BINS) + np.maximum(place - self.floor[feature], 0)
         np.add.at(self.counts.reshape(-1), index, np.uint32(1))
+
+    def absorb(self, other: MagnitudeBins) -> None:
+        """Add another's counts."""
+        seen = np.flatnonzero(other.floor >= 0)
+        new = seen[self.floor[seen] < 0]
+        self.floor[new] = other.floor[new]
+        low, high = seen[self.floor[seen] < other.floor[seen]], seen[self.floor[seen] > other.floor[seen]]
+        self._lift(low, other.floor[low] - self.floor[low])
+        other._lift(high, self.floor[high] - other.floor[high])
+        self.counts += other.counts
 
     def below(self, rows: slice, at: Float64[np.ndarray, "rows q"]) -> Float64[np.ndarray, "rows q"]:
         """How many numbers of each feature are smaller than ``at``, which is not negative."""
@@ -63,7 +73,10 @@ class MagnitudeBins:
         features, lack = features[lack > 0], lack[lack > 0]
         if not len(features):
             return
-        step = -(-lack // PER_OCTAVE) * PER_OCTAVE
+        self._lift(features, -(-lack // PER_OCTAVE) * PER_OCTAVE)
+
+    def _lift(self, features: Integer[np.ndarray, " m"], step: Int64[np.ndarray, " m"]) -> None:
+        """Raise floors by some bins: what then lies below them is counted in the lowest bin."""
         self.floor[features] += step
         counts, step = self.counts[features], np.minimum(step, N_BINS)[:, None]
         source = np.arange(N_BINS) + step

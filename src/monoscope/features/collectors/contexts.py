@@ -14,6 +14,7 @@ others wait in a buffer, which is merged into the pool from time to time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,8 @@ COPIES = 2  # a context, and one twin to show that it was no accident
 TWIN_BEFORE, TWIN_AFTER = 11, 4  # tokens around the strongest one that make two contexts twins
 TWIN_BITS = 42
 BUFFER = 2**18
+FIELDS = ("feature", "sequence", "position", "value", "key", "twin")
+THRESHOLDS = ("reach", "base", "population", "ceiling", "floor")
 NO_TOKEN = np.uint64(2**32)
 _TWIN_WEIGHTS = mix(np.arange(TWIN_BEFORE + TWIN_AFTER + 1, dtype=np.uint64)) | np.uint64(1)
 
@@ -147,6 +150,30 @@ class ContextPool:
         self._buffered += len(entering)
         if self._buffered >= max(BUFFER, len(self.pool) // 2):
             self.merge()
+
+    def absorb(self, other: ContextPool) -> None:
+        """Take in what another collected on other sequences."""
+        every = np.arange(len(self.reach), dtype=np.int32)
+        for pool, reach in ((self, other.reach.copy()), (other, self.reach.copy())):
+            pool._raise(every, reach)
+        self.population += other.population
+        self._buffer += [other.pool, *other._buffer]
+        self.merge()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that was collected, as arrays."""
+        self.merge()
+        pool = {f"pool.{name}": getattr(self.pool, name) for name in FIELDS}
+        lists = {"pool.act_pos": self.pool.act_pos.values, "pool.act": self.pool.act.values}
+        lists["pool.offsets"] = self.pool.act.offsets
+        return {name: getattr(self, name) for name in THRESHOLDS} | pool | lists
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state."""
+        for name in THRESHOLDS:
+            setattr(self, name, state[name])
+        lists = (Ragged(state[f"pool.{name}"], state["pool.offsets"]) for name in ("act_pos", "act"))
+        self.pool = Candidates(*(state[f"pool.{name}"] for name in FIELDS), *lists)
 
     def stratum(
         self, feature: Int32[np.ndarray, " n"], magnitude: Float32[np.ndarray, " n"]

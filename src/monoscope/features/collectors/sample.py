@@ -6,6 +6,7 @@ tokens and by entries, so that dense dictionaries cost no more memory than spars
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from monoscope.features.columns import offsets_of, order_of
 from monoscope.features.firings import Firings
 
 MAX_TOKENS, MAX_ENTRIES = 2**17, 2**22
+FIELDS = ("key", "sequence", "tokens", "counts", "n_entries", "owner", "feature", "position")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,21 @@ class SequenceSample:
         self._entries += len(part.owner)
         if self._tokens > 1.5 * self.max_tokens or self._entries > 1.5 * self.max_entries:
             self._merge()
+
+    def absorb(self, other: SequenceSample) -> None:
+        """Take in what another collected on other sequences."""
+        self._parts += other._parts
+        self._merge()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that was collected, as arrays."""
+        part = self._merge()
+        return {name: getattr(part, name) for name in FIELDS} | {"ceiling": np.array([self.ceiling])}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state."""
+        self._parts, self.ceiling = [_Part(*(state[name] for name in FIELDS))], state["ceiling"][0]
+        self._merge()
 
     def finish(self) -> Sample:
         """The sample, in the order of the corpus."""

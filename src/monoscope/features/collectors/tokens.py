@@ -6,8 +6,10 @@ on fewer; of one that fires on more, all but the 128 most frequent are forgotten
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32, Int64, Integer
 
 from monoscope.features.columns import Columns, Ragged, order_of, rank_in_runs
 from monoscope.features.firings import Firings
@@ -39,6 +41,26 @@ class TokenStatistics:
         self._buffered += len(token)
         if self._buffered >= max(BUFFER, len(self.key)):
             self._merge()
+
+    def absorb(self, other: TokenStatistics) -> None:
+        """Take in what another collected on other sequences."""
+        other._merge()
+        self._merge()
+        self.n_fired += other.n_fired
+        self._join(
+            np.concatenate([self.key, other.key]),
+            np.concatenate([self.count, other.count]),
+            np.concatenate([self.total, other.total]),
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that was collected, as arrays."""
+        self._merge()
+        return {"n_fired": self.n_fired, "key": self.key, "count": self.count, "total": self.total}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state."""
+        self.n_fired, self.key, self.count, self.total = (state[name] for name in ("n_fired", "key", "count", "total"))
 
     def finish(self) -> Columns:
         """top_token, top_token_share: the most frequent token and its share of the firings; 0 for a dead feature.
@@ -72,6 +94,13 @@ class TokenStatistics:
         count = np.concatenate([self.count, np.ones(self._buffered, np.int32)])
         total = np.concatenate([self.total, *self._values])
         self._keys, self._values, self._buffered = [], [], 0
+        self._join(key, count, total)
+
+    def _join(
+        self, key: Int64[np.ndarray, " n"], count: Integer[np.ndarray, " n"], total: Float32[np.ndarray, " n"]
+    ) -> None:
+        if not len(key):
+            return
         order = order_of(key)
         key = key[order]
         starts = np.flatnonzero(np.diff(key, prepend=-1))

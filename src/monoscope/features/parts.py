@@ -1,0 +1,77 @@
+"""Surveys of the parts of one corpus, each read by a process of its own, on disk until the bundle is written.
+
+    OUT.partial/JOB-00000-of-00004/survey.safetensors
+
+JOB stands for dictionary, source and settings, so that what another job left there is never taken for this one's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from monoscope.core.errors import OutputError
+from monoscope.core.io import fingerprint, owned, remove
+from monoscope.core.progress import progress
+from monoscope.features.survey import is_complete
+
+POLL = 0.2
+"""Seconds between two looks at what the other processes have finished."""
+
+
+class Parts:
+    """The parts of one job, ``of`` in number, beside the place of its bundle."""
+
+    def __init__(self, out: Path, job: Mapping[str, Any], of: int) -> None:
+        self.directory, self.of = out.with_name(f"{out.name}.partial"), of
+        self.job = fingerprint(job)[:16]
+
+    def path(self, number: int) -> Path:
+        """File of the survey of a part."""
+        return self.directory / f"{self.job}-{number:05d}-of-{self.of:05d}" / "survey.safetensors"
+
+    @contextmanager
+    def reading(self, number: int, *, force: bool) -> Iterator[Path]:
+        """The file of a part, which no other process may write meanwhile.
+
+        Raises OutputError where another job was left unfinished, unless ``force``; then it is removed.
+        """
+        if number == 0:
+            self._clear(force=force)
+        try:
+            with owned(self.path(number).parent):
+                yield self.path(number)
+        finally:
+            if self.directory.is_dir() and not any(self.directory.iterdir()):
+                self.directory.rmdir()
+
+    def wait(self) -> None:
+        """Wait until every part is complete."""
+        waiting = {number for number in range(self.of) if not is_complete(self.path(number))}
+        if not waiting:
+            return
+        with progress("wait for the other processes", len(waiting), "parts") as bar:
+            while waiting:
+                done = {number for number in waiting if is_complete(self.path(number))}
+                bar.advance(len(done))
+                waiting -= done
+                time.sleep(POLL if waiting else 0)
+
+    def remove(self) -> None:
+        """Remove what is of no use once the bundle is there."""
+        if self.directory.exists():
+            remove(self.directory)
+
+    def _clear(self, *, force: bool) -> None:
+        names = [entry.name for entry in self.directory.iterdir()] if self.directory.is_dir() else []
+        others = [name for name in names if not (name.startswith(self.job) and name.endswith(f"-of-{self.of:05d}"))]
+        if others and not force:
+            raise OutputError(
+                f"{self.directory} holds an unfinished analysis with another dictionary, source, settings or number of "
+                "processes; go on with those, or start over with --force"
+            )
+        for name in others:
+            remove(self.directory / name)
