@@ -43,6 +43,7 @@ class Collector(Protocol):
 
     def state(self) -> dict[str, np.ndarray]:
         """All that was collected, as arrays."""
+        ...
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from a state."""
@@ -153,4 +154,4 @@ def _summed(a: Any, b: Any) -> Any:
     """Counts by reason, also by source and reason, of two parts together."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return {key: _summed(a.get(key, 0), b.get(key, 0)) for key in {**a, **b}}
-    return (a or 0) + (b or 0) if isinstance(a or b, int) else a or b
+    return a + b if isinstance(a, int) and isinstance(b, int) else a or b

@@ -172,8 +172,8 @@ class ContextPool:
         """Go on from a state."""
         for name in THRESHOLDS:
             setattr(self, name, state[name])
-        lists = (Ragged(state[f"pool.{name}"], state["pool.offsets"]) for name in ("act_pos", "act"))
-        self.pool = Candidates(*(state[f"pool.{name}"] for name in FIELDS), *lists)
+        act_pos, act = (Ragged(state[f"pool.{name}"], state["pool.offsets"]) for name in ("act_pos", "act"))
+        self.pool = Candidates(**{name: state[f"pool.{name}"] for name in FIELDS}, act_pos=act_pos, act=act)
 
     def stratum(
         self, feature: Int32[np.ndarray, " n"], magnitude: Float32[np.ndarray, " n"]
