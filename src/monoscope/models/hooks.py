@@ -109,7 +109,7 @@ def before_gain(norm: Any, x: Tensor) -> Tensor:
     wide = x.float()
     if isinstance(norm, nn.LayerNorm):
         wide = wide - wide.mean(-1, keepdim=True)
-    eps = float(norm.eps if hasattr(norm, "eps") else norm.variance_epsilon)
+    eps: Any = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
