@@ -76,6 +76,7 @@ MLPS = {
     "spread": 0.5,
     "refused": frozenset({"variational"}),
 }
+SOME = frozenset({"relu", "topk", "batch_topk", "jumprelu", "gated"})
 LAYERS = tuple(Site(layer, "resid_post") for layer in range(3))
 ATTENTION = {"d_head": 5, "scale": 1.5, "bias": True, "norm": "rms", "rotary": {"frequencies": [1.0, 0.3]}}
 LORSA = {"kind": "lorsa", "n_features": F, "n_heads": 2, "attention": ATTENTION}
@@ -86,6 +87,14 @@ WIRINGS: dict[str, Case] = {
     "transcoder": Case(AUTOENCODER, writes=(OUT,)),
     "skip": Case(AUTOENCODER | {"skip": True}, writes=(OUT,)),
     "glu": Case(AUTOENCODER | {"glu": True}, is_centered=True, refused=frozenset({"gated"})),
+    "layer_norm": Case(AUTOENCODER | {"normalizer": "layer_norm"}, is_centered=True, functions=SOME),
+    "token_norm": Case(
+        AUTOENCODER | {"normalizer": "token_norm", "scale_by_decoder_norm": True}, is_centered=True, functions=SOME
+    ),
+    "mean_centered": Case(
+        AUTOENCODER | {"normalizer": "center", "glu": True}, is_centered=True, functions=SOME - {"gated"}
+    ),
+    "normalized_skip": Case(AUTOENCODER | {"normalizer": "layer_norm", "skip": True}, writes=(OUT,), functions=SOME),
     "molt": Case({"kind": "molt", "n_features": 60, "groups": 2, "rank": 2}, writes=(OUT,)),
     "matching_pursuit": Case({"kind": "matching_pursuit", "n_features": F}),
     "pursuit_centered": Case({"kind": "matching_pursuit", "n_features": F, "center": True}, is_centered=True),

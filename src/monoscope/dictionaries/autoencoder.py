@@ -3,7 +3,9 @@
     z = x - b_dec (center) or x        pre = z @ W_enc + b_enc        acts = phi(pre)
     recon = acts @ W_dec + b_dec (+ x @ W_skip)
 
-With a gated linear unit, pre = (z @ W_enc + b_enc) * sigmoid(z @ W_glu + b_glu).
+With a gated linear unit, pre = (z @ W_enc + b_enc) * sigmoid(z @ W_glu + b_glu). With a normalizer, x stands for the
+normalized token, everywhere but in the skip, and what was taken off it is given back to recon
+(``dictionaries.normalizer``).
 
 Sources: Bricken et al. 2023, Towards Monosemanticity; Cunningham et al. 2023 (arXiv:2309.08600). Transcoder: Dunefsky
 et al. 2024 (arXiv:2406.11944). Skip: Paulo et al. 2025 (arXiv:2501.18823). GLU: OpenMOSS llamascopium,
@@ -27,6 +29,7 @@ from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary, Wiring
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.initialize import Initialization, Sample, initialize_autoencoder_
+from monoscope.dictionaries.normalizer import EPS, Frame, Normalizer, normalized
 
 
 class Autoencoder(Dictionary):
@@ -46,6 +49,13 @@ class Autoencoder(Dictionary):
         center: bool | None = Field(default=None, description="subtract b_dec before encoding; None: if an SAE")
         unit_norm: bool | None = Field(default=None, description="decoder rows of norm 1; None: if an SAE")
         scale_by_decoder_norm: bool = False
+        normalizer: Normalizer = Field(default="none", description="of every token by itself; see normalizer.py")
+        normalizer_eps: float = Field(default=EPS, gt=0, description="of layer_norm, in the units of what is read")
+
+        @property
+        def encodes_linearly(self) -> bool:
+            """Not behind a gated linear unit, nor where tokens are divided by their own size."""
+            return not self.glu and self.normalizer in ("none", "center")
 
         def build(
             self,
@@ -63,6 +73,10 @@ class Autoencoder(Dictionary):
             if self.center and not is_sae:
                 raise ConfigError(
                     f"center subtracts b_dec, which belongs to {writes[0]}, from {reads[0]}: leave it out"
+                )
+            if self.normalizer != "none" and self.skip and is_sae:
+                raise ConfigError(
+                    f"a normalizer gives back what it took off {reads[0]}, which a skip would add again: leave one out"
                 )
             config = self.model_copy(
                 update={
@@ -103,9 +117,22 @@ class Autoencoder(Dictionary):
         if config.glu:
             self.feature_axes |= {"W_glu": 1, "b_glu": 0}
 
+    def normalized(self, x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch d"], Frame]:
+        """Tokens as they are encoded, and what was taken off them."""
+        return normalized(x, self.config.normalizer, self.config.normalizer_eps)
+
+    def _frame(self, x: Float[Tensor, "*batch d"] | None) -> Frame:
+        """What reconstructions are given back: of a transcoder nothing."""
+        if self.config.normalizer == "none" or self.reads != self.writes:
+            return Frame()
+        if x is None:
+            raise ValueError("a dictionary with a normalizer decodes from its activations and x; pass decode(acts, x)")
+        return self.normalized(x)[1]
+
     def preacts(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch F"]:
         """Pre-activations: ``z @ W_enc + b_enc``, times ``sigmoid(z @ W_glu + b_glu)`` where there is a GLU."""
-        z = x - self.b_dec if self.config.center else x
+        z = self.normalized(x)[0]
+        z = z - self.b_dec if self.config.center else z
         pre = z @ self.W_enc + self.b_enc
         if self.W_glu is None or self.b_glu is None:
             return pre
@@ -125,7 +152,8 @@ class Autoencoder(Dictionary):
 
     def preacts_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
         """Pre-activations of chosen features; b_dec gets no gradient through the centering."""
-        z = x - self.b_dec.detach() if self.config.center else x
+        z = self.normalized(x)[0]
+        z = z - self.b_dec.detach() if self.config.center else z
         pre = z @ self.W_enc.T[features].T + self.b_enc[features]
         if self.W_glu is None or self.b_glu is None:
             return pre
@@ -134,8 +162,8 @@ class Autoencoder(Dictionary):
     def decode_of(
         self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
     ) -> Float[Tensor, "*batch d_out"]:
-        """What chosen features reconstruct: ``acts @ W_dec[features]``."""
-        return ops.decode(acts, self.W_dec[features])
+        """What chosen features reconstruct: ``acts @ W_dec[features]``, in the units of the site."""
+        return self._frame(x).scaled(ops.decode(acts, self.W_dec[features]))
 
     def encode(self, x: Float[Tensor, "*batch d"]) -> Acts:
         """Feature activations."""
@@ -143,15 +171,15 @@ class Autoencoder(Dictionary):
         if selection is None or self.W_glu is not None:
             acts = self.activation(self.preacts(x), norm)
         else:
-            center = self.b_dec if self.config.center else None
-            acts = ops.encode(x, self.W_enc, self.b_enc, selection, center=center, norm=norm, dtype=self.encode_dtype)
+            center, z = self.b_dec if self.config.center else None, self.normalized(x)[0]
+            acts = ops.encode(z, self.W_enc, self.b_enc, selection, center=center, norm=norm, dtype=self.encode_dtype)
         if self.training:
             self.activation.observe(acts.detach(), norm)
         return acts
 
     def decode(self, acts: Acts, x: Float[Tensor, "*batch d"] | None = None) -> Float[Tensor, "*batch d_out"]:
         """Reconstruction: ``acts @ W_dec + b_dec``, plus ``x @ W_skip`` where there is a skip."""
-        recon = ops.decode(acts, self.W_dec[: acts.n_features]) + self.b_dec
+        recon = self._frame(x).restored(ops.decode(acts, self.W_dec[: acts.n_features]) + self.b_dec)
         if self.W_skip is None:
             return recon
         if x is None:
@@ -182,13 +210,19 @@ class Autoencoder(Dictionary):
 
     @torch.no_grad()
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
-        """W_enc, W_glu *= s_in; W_dec, b_dec /= s_out; W_skip *= s_in / s_out; thresholds follow scaled scores."""
+        """W_enc, W_glu *= s_in; W_dec, b_dec /= s_out; W_skip *= s_in / s_out; thresholds follow scaled scores.
+
+        Where tokens are divided by their own size the encoder sees no scale, and neither does what is given back.
+        """
         s_in, s_out = scale_in.item(), scale_out.item()
+        if self.W_skip is not None:
+            self.W_skip.mul_(s_in / s_out)
+        if self.config.normalizer in ("layer_norm", "token_norm"):
+            self.config = self.config.model_copy(update={"normalizer_eps": self.config.normalizer_eps / s_in})
+            s_in, s_out = 1.0, 1.0 if self.reads == self.writes else s_out
         self.W_enc.mul_(s_in)
         self.W_dec.div_(s_out)
         self.b_dec.div_(s_out)
-        if self.W_skip is not None:
-            self.W_skip.mul_(s_in / s_out)
         if self.W_glu is not None:
             self.W_glu.mul_(s_in)
         if self.config.scale_by_decoder_norm:

@@ -267,6 +267,11 @@ class Wiring(Config, family="wiring"):
         return {}
 
     @property
+    def encodes_linearly(self) -> bool:
+        """Whether pre-activations are linear in what is read, up to a constant, and activations follow from them."""
+        return True
+
+    @property
     def needs_model(self) -> bool:
         """Whether settings are open that only the language model can fill in."""
         return False

@@ -94,11 +94,14 @@ def initialize_autoencoder_(
     dictionary: Autoencoder, config: Initialization, sample: Sample, generator: torch.Generator
 ) -> None:
     """Set every parameter, from scaled activations of one sample."""
-    x, target = sample.x, sample.target
+    is_sae = dictionary.reads == dictionary.writes
+    x = dictionary.normalized(sample.x)[0]
+    target = x if is_sae else sample.target
     directions = unit_directions(dictionary.n_features, x, config, generator)
     dictionary.b_dec.copy_(decoder_bias(target, config.decoder_bias))
     dictionary.W_enc.copy_(directions.T)
-    is_sae = dictionary.reads == dictionary.writes
+    if config.directions == "model" and dictionary.config.normalizer != "none":
+        raise ConfigError("initialize.directions = 'model' asks the MLP for what it reads: leave the normalizer out")
     if config.directions == "model":
         dictionary.W_dec.copy_(_answers_of_mlp(sample, directions, is_sae))
     elif is_sae:
@@ -111,10 +114,10 @@ def initialize_autoencoder_(
     mean = x.new_zeros(x.shape[1]) if is_sae else x.mean(0)
     if is_sae or config.directions == "model":
         scale = config.encoder_scale
-        centered = dataclasses.replace(sample, x=x - mean)
+        centered = dataclasses.replace(sample, x=sample.x - mean)
         dictionary.W_enc.mul_(best_encoder_scale(dictionary, centered) if scale == "search" else scale)
     dictionary.b_enc.copy_(-mean @ dictionary.W_enc)
-    calibrate(dictionary, x)
+    calibrate(dictionary, sample.x)
 
 
 def unit_directions(

@@ -49,6 +49,11 @@ class ITDA(Wiring):
     n_features: int = Field(default=4096, ge=1, description="the most features it may gain")
     tau: float = Field(default=0.1, gt=0, lt=1, description="share of a token's square that may stay unexplained")
 
+    @property
+    def encodes_linearly(self) -> bool:
+        """No: a choice depends on what the choices before it left."""
+        return False
+
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """Pursuit, nothing to minimize, and activations as they are."""

@@ -71,6 +71,11 @@ class Lorsa(Dictionary):
             return self
 
         @property
+        def encodes_linearly(self) -> bool:
+            """No: patterns of attention are not linear in what they attend to."""
+            return False
+
+        @property
         def needs_model(self) -> bool:
             """Whether the model has to say which form its attention has, and how many heads."""
             return self.n_heads is None or self.attention is None

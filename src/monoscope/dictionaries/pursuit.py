@@ -49,6 +49,11 @@ class MatchingPursuit(Dictionary):
         n_features: int = Field(default=4096, ge=1)
         center: bool = Field(default=False, description="pursue what b_dec leaves, and add it to reconstructions")
 
+        @property
+        def encodes_linearly(self) -> bool:
+            """No: a choice depends on what the choices before it left."""
+            return False
+
         @classmethod
         def defaults(cls) -> dict[str, Any]:
             """Squared error relative to variance, and revival of the dead."""
