@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt32
+from jaxtyping import Float16, UInt32
 from safetensors import SafetensorError, safe_open
 
 from monoscope.core.errors import DataError, UserError
@@ -99,6 +99,11 @@ class FeatureBundle:
         path = self.path / "decoder.safetensors"
         return read_tensors(path)["W_dec"] if path.is_file() else None
 
+    def directions(self) -> Float16[np.ndarray, "F d"] | None:
+        """Feature directions as they stand in the file, mapped into memory; None where the bundle carries none."""
+        path = self.path / "decoder.safetensors"
+        return self._mapped(path).get_tensor("W_dec") if path.is_file() else None
+
     def feature(self, index: int) -> Feature:
         """Everything about one feature, its contexts' tokens included."""
         if not 0 <= index < len(self):
@@ -154,7 +159,9 @@ class FeatureBundle:
 
     @cached_property
     def _sequences(self) -> Any:
-        path = self.path / "sequences.safetensors"
+        return self._mapped(self.path / "sequences.safetensors")
+
+    def _mapped(self, path: Path) -> Any:
         try:
             return safe_open(path, framework="np")
         except (SafetensorError, OSError) as error:
@@ -225,6 +232,8 @@ class FeatureBundle:
             decoder_neighbors=_neighbors(detail["dec_neighbors"], detail["dec_cosine"]),
             encoder_neighbors=_neighbors(detail["enc_neighbors"], detail["enc_cosine"]),
             together=_neighbors(detail["co_features"], detail["co_pmi"]),
+            write_norms=np.array(detail["write_norms"] or [], np.float32),
+            write_cosine=np.array(detail.get("write_cosine") or [], np.float32),
             contexts=contexts,
         )
 

@@ -85,6 +85,7 @@ class Feature:
     logits: histogram of logit effects over the vocabulary; promoted, suppressed: the tokens at its ends
     tokens: what it fires on most, with the share of its firings; token_means: mean activation on each of them
     quantiles: deciles of its activations where it fires, from the smallest to the largest
+    write_norms, write_cosine: at each site it writes to, the norm of its direction, and the cosine with the longest one
     """
 
     index: int
@@ -112,6 +113,8 @@ class Feature:
     decoder_neighbors: tuple[Neighbor, ...]
     encoder_neighbors: tuple[Neighbor, ...]
     together: tuple[Neighbor, ...]
+    write_norms: Float32[np.ndarray, " writes"]
+    write_cosine: Float32[np.ndarray, " cosines"]
     contexts: tuple[Context, ...]
 
     def interval(self, number: int) -> tuple[Context, ...]:

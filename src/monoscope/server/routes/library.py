@@ -1,0 +1,107 @@
+"""``/meta`` and ``/library``: what this server is, and what it has to show."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+import monoscope
+from monoscope.core.errors import DataError
+from monoscope.features.schema import SCHEMA, VERSION
+from monoscope.server.cards import broken_card, card, run_card
+from monoscope.server.problems import ProblemError, shown
+from monoscope.server.state import State, StateDep
+from monoscope.server.wire.library import Capabilities, Device, Library, Meta, Opened, OpenPath, Storage, Worker
+
+router = APIRouter(tags=["library"])
+
+
+@router.get("/meta", response_model=Meta)
+async def meta(request: Request, state: StateDep) -> Response:
+    """What this server is, and what it can do."""
+    return await state.pool.answer(request, lambda stop: _meta(state))
+
+
+@router.get("/library", response_model=Library)
+async def library(request: Request, state: StateDep) -> Response:
+    """Dictionaries, runs, and what could not be read."""
+    return await state.pool.answer(request, lambda stop: _library(state))
+
+
+@router.post("/library", response_model=Opened)
+async def open_path(request: Request, state: StateDep, body: OpenPath) -> Response:
+    """Open another path inside the allowed roots."""
+    return await state.pool.answer(request, lambda stop: _open(state, body.path))
+
+
+def _meta(state: State) -> Meta:
+    live = any(state.library.is_live(entry) for entry in state.library.entries)
+    return Meta(
+        version=monoscope.__version__,
+        schemas={SCHEMA: VERSION},
+        capabilities=Capabilities(live=live, semantic=False, gpu=_accelerator() is not None),
+        worker=Worker(state="absent", models=[]),
+        read_only=state.settings.read_only,
+        author=state.settings.author,
+    )
+
+
+def _library(state: State) -> Library:
+    library = state.library
+    return Library(
+        dictionaries=[card(state, entry) for entry in library.entries],
+        runs=[run_card(state, run) for run in library.runs],
+        broken=[broken_card(fault) for fault in library.faults],
+        roots=[str(root) for root in library.roots],
+        truncated=library.truncated,
+        storage=_storage(library.roots[0]) if library.roots else None,
+        device=Device(cpus=os.cpu_count() or 1, memory=_memory(), accelerator=_accelerator()),
+    )
+
+
+def _open(state: State, path: str) -> Opened:
+    if "\0" in path:
+        raise ProblemError(422, "a path cannot hold a NUL character")
+    given = Path(path).expanduser()
+    if not given.is_absolute():
+        given = next((root / given for root in state.library.roots if (root / given).is_dir()), given)
+    try:
+        entries, runs, faults = state.library.add(given)
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, DataError):
+            roots = [str(root) for root in state.library.roots]
+            raise ProblemError(
+                422, str(error), found=shown(path), expected=f"a directory below {', '.join(roots)}"
+            ) from None
+        raise ProblemError(422, "this path cannot be followed", found=shown(path)) from None
+    if not entries and not runs and not faults:
+        raise ProblemError(422, "there is no bundle and no run there", found=shown(path))
+    return Opened(
+        dictionaries=[card(state, entry) for entry in entries],
+        runs=[run_card(state, run) for run in runs],
+        broken=[broken_card(fault) for fault in faults],
+    )
+
+
+def _storage(path: Path) -> Storage | None:
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return None
+    return Storage(path=str(path), free=usage.free, total=usage.total)
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _accelerator() -> str | None:
+    """The kind of accelerator, seen without loading torch: the worker knows more once it has started."""
+    return "cuda" if Path("/proc/driver/nvidia/version").exists() else None

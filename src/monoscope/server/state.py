@@ -1,0 +1,82 @@
+"""What all routes share: settings, library, tables, workspace, threads, and whether the end has come."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+
+from monoscope.server.library.library import Entry, Library
+from monoscope.server.pool import Pool
+from monoscope.server.problems import ProblemError, shown
+from monoscope.server.settings import Settings
+from monoscope.server.table.added import Added
+from monoscope.server.table.tables import Database
+from monoscope.server.wire.base import SLUG
+from monoscope.server.wire.feature import Uses
+
+
+@dataclass
+class State:
+    """See above. ``stopping`` is set when the server is asked to end: streams then finish with a last event."""
+
+    settings: Settings
+    library: Library
+    database: Database
+    pool: Pool
+    stopping: threading.Event = field(default_factory=threading.Event)
+    live: Any = None
+
+    def entry(self, id: str) -> Entry:
+        """The bundle of an id. Raises ProblemError: 404 if there is none, 409 if it cannot be read."""
+        found = self.library.entry(id)
+        if found is None:
+            known = [entry.id for entry in self.library.entries]
+            raise ProblemError(
+                404, f"the library has no dictionary {shown(id)!r}", found=shown(id), expected=known[:20]
+            )
+        if not isinstance(found, Entry):
+            raise ProblemError(409, found.problem, found=id)
+        return found
+
+    def feature_of(self, id: str, feature: int) -> Entry:
+        """The bundle of an id, which has this feature. Raises ProblemError."""
+        entry = self.entry(id)
+        if not 0 <= feature < entry.n_features:
+            last = entry.n_features - 1
+            raise ProblemError(404, f"{id} has no feature {feature}", found=feature, expected=f"0 to {last}")
+        return entry
+
+    def added(self, entry: Entry) -> Added:
+        """What people added to the features of a bundle."""
+        return Added()
+
+    def n_labels(self, entry: Entry) -> int:
+        """How many of its features have a label."""
+        return sum(row.label is not None for row in self.added(entry).rows.values())
+
+    def texts_of(self, entry: Entry, feature: int) -> dict[str, Any]:
+        """What people wrote about a feature: the fields of its page."""
+        return {"label": None, "my_label": None, "explanations": [], "tags": [], "bookmarked": False}
+
+    def uses(self, entry: Entry, feature: int) -> Uses:
+        """Where a feature is used."""
+        return Uses(lists=[], notes=[], bookmarked=False, graphs=[])
+
+
+def state_of(request: Request) -> State:
+    """The state of the application that answers a request."""
+    return request.app.state.monoscope
+
+
+def entry_of(state: StateDep, dict: DictId) -> Entry:
+    """The bundle that an address names."""
+    return state.entry(dict)
+
+
+StateDep = Annotated[State, Depends(state_of)]
+DictId = Annotated[str, Path(pattern=SLUG, description="A dictionary of the library.")]
+FeatureId = Annotated[int, Path(ge=0, le=2**31 - 1, description="Number of the feature.")]
+EntryDep = Annotated[Entry, Depends(entry_of)]

@@ -1,0 +1,143 @@
+"""What the library holds: dictionaries, runs, and what could not be read."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from monoscope.server.wire.base import Number, Slug, Wire
+
+
+class Meta(Wire):
+    """What this server is, and what it can do now."""
+
+    version: str
+    schemas: dict[str, int]
+    capabilities: Capabilities
+    worker: Worker
+    read_only: bool
+    author: str
+
+
+class Capabilities(Wire):
+    """live: new text can be run; semantic: labels can be searched by meaning; gpu: an accelerator is there."""
+
+    live: bool
+    semantic: bool
+    gpu: bool
+
+
+class Worker(Wire):
+    """The process that runs models."""
+
+    state: Literal["absent", "cold", "loading", "ready", "busy", "crashed"]
+    models: list[str]
+
+
+class Stats(Wire):
+    """How good a dictionary is; null where it was not measured."""
+
+    fvu: Number = None
+    l0: Number = None
+    dead_share: Number = None
+    ce_recovered: Number = None
+
+
+class Card(Wire):
+    """A dictionary's feature bundle in one view.
+
+    live: the dictionary and its model are at hand, so new text can be run; n_labels: features with a label
+    layer: of the first site it reads, null for places outside the layers
+    """
+
+    id: Slug
+    name: str
+    path: str
+    fingerprint: str
+    dictionary_fp: str
+    model: str | None
+    layer: int | None
+    reads: list[str]
+    writes: list[str]
+    wiring: str
+    function: str
+    k: int | None
+    n_features: int
+    d_model: int | None
+    stats: Stats
+    n_tokens: int
+    bytes: int
+    created: str | None
+    live: bool
+    n_labels: int
+
+
+class Broken(Wire):
+    """Something that was meant to be read and cannot be, with the reason."""
+
+    id: Slug
+    name: str
+    path: str
+    kind: Literal["bundle", "dictionary", "run"]
+    problem: str
+
+
+class RunCard(Wire):
+    """A training run. ``last`` is the newest row of its log; ``dictionaries`` are the bundles made from it."""
+
+    id: Slug
+    name: str
+    path: str
+    state: Literal["running", "finished", "stopped"]
+    step: int | None
+    tokens: int | None
+    total_tokens: int | None
+    updated: str | None
+    last: dict[str, Number]
+    dictionaries: list[Slug]
+
+
+class Storage(Wire):
+    """The disk under the first root, in bytes."""
+
+    path: str
+    free: int
+    total: int
+
+
+class Device(Wire):
+    """The machine: processors, memory in bytes, and the accelerator if there is one."""
+
+    cpus: int
+    memory: int | None
+    accelerator: str | None
+
+
+class Library(Wire):
+    """Everything found below the paths that were given."""
+
+    dictionaries: list[Card]
+    runs: list[RunCard]
+    broken: list[Broken]
+    roots: list[str]
+    truncated: bool
+    storage: Storage | None
+    device: Device
+
+
+class OpenPath(Wire):
+    """A path to open: a bundle, a dictionary, a run, or a directory that holds some, inside an allowed root."""
+
+    path: str = Field(min_length=1, max_length=4096)
+
+
+class Opened(Wire):
+    """What a path added to the library, or what of it was there already."""
+
+    dictionaries: list[Card]
+    runs: list[RunCard]
+    broken: list[Broken]
+
+
+Manifest = dict[str, Any]
