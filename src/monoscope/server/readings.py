@@ -34,20 +34,6 @@ SAME = (
     "n_fired density n_sequences max_act p999_act mean_act std_act is_dead dec_norm enc_norm enc_dec_cos "
     "first_pos_share logit_kurtosis"
 )
-    "n_fired",
-    "density",
-    "n_sequences",
-    "max_act",
-    "p999_act",
-    "mean_act",
-    "std_act",
-    "is_dead",
-    "dec_norm",
-    "enc_norm",
-    "enc_dec_cos",
-    "first_pos_share",
-    "logit_kurtosis",
-]
 
 
 def feature_of(state: State, entry: Entry, index: int) -> Feature:

@@ -99,7 +99,7 @@ class Context(Wire):
 
 
 class ContextGroup(Wire):
-    """Contexts of an interval: 0 strongest, 1 .. n bands from the strongest, -1 random, -2 look-alikes that do not fire."""
+    """Contexts of an interval: 0 strongest, 1 .. n bands from the strongest, -1 random, -2 look-alikes, not firing."""
 
     interval: int
     low: Number

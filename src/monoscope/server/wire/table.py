@@ -35,7 +35,7 @@ class FeaturePage(Wire):
 
 
 class Place(Wire):
-    """Where a feature stands in a filtered and sorted table, null if the filter leaves it out, and what stands beside."""
+    """Where a feature stands in a filtered and sorted table, null if it is filtered out, and what stands beside it."""
 
     index: int | None
     total: int
