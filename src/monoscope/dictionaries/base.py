@@ -113,6 +113,16 @@ class Dictionary(nn.Module, ABC):
         """Activations of the features of one read site, counted from 0; for dictionaries that read sites apart."""
         raise NotImplementedError(f"the features of {type(self).__name__} read all its sites at once")
 
+    def contributions_at(
+        self,
+        x: Float[Tensor, "S T d"],
+        sequence: Int[Tensor, " n"],
+        features: Int[Tensor, " n"],
+        position: Int[Tensor, " n"],
+    ) -> Float[Tensor, "n T"]:
+        """What each token contributes to single pre-activations; for dictionaries that read sequences."""
+        raise NotImplementedError(f"a feature of {type(self).__name__} reads its own token alone")
+
     @abstractmethod
     def project_gradients_(self) -> None:
         """Remove, before an optimizer step, the part of the gradient that the constraint on weights would undo."""

@@ -212,6 +212,24 @@ class Lorsa(Dictionary):
             out[:, here] = weights * v[..., here].transpose(1, 2)[:, :, None]
         return out
 
+    def contributions_at(
+        self,
+        x: Float[Tensor, "S T d"],
+        sequence: Int[Tensor, " n"],
+        features: Int[Tensor, " n"],
+        position: Int[Tensor, " n"],
+    ) -> Float[Tensor, "n T"]:
+        """What each source contributes to single pre-activations: rows of z-patterns; their sums are the values."""
+        out, heads = x.new_zeros(len(features), x.shape[1]), self.head_of(features)
+        for number in sequence.unique():
+            q, k = self.queries_keys(x[number, None])
+            for head in heads[sequence == number].unique():
+                here = ((sequence == number) & (heads == head)).nonzero()[:, 0]
+                weights = pattern(q[:, head, None], k[:, head, None], self.form, None)[0, 0, position[here]]
+                own = features[here]
+                out[here] = weights * (x[number] @ self.W_enc[:, own] + self.b_enc[own]).T
+        return out
+
     def preacts_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
         """Pre-activations of chosen features; queries and keys, which they share with others, get no gradient.
 

@@ -210,6 +210,7 @@ class FeatureBundle:
             token_ids=tuple(ids),
             tokens=tuple(self.vocabulary[i] for i in ids),
             acts=acts,
+            sources=tuple(zip(row.get("src_pos") or (), row.get("src_val") or (), strict=True)),
         )
 
     def _record(self, scalar: dict[str, Any], detail: dict[str, Any], contexts: tuple[Context, ...]) -> Feature:

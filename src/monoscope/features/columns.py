@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +31,12 @@ class Ragged:
         """The lists of chosen rows, in that order."""
         lengths = self.lengths[rows]
         return Ragged(self.values[spans(self.offsets[rows], lengths)], offsets_of(lengths))
+
+    @staticmethod
+    def join(parts: Sequence[Ragged]) -> Ragged:
+        """The lists of several lots, one lot after the other."""
+        offsets = offsets_of(np.concatenate([part.lengths for part in parts]))
+        return Ragged(np.concatenate([part.values for part in parts]), offsets)
 
     @staticmethod
     def from_table(table: Shaped[np.ndarray, "rows k"], keep: Bool[np.ndarray, "rows k"] | None = None) -> Ragged:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError, MismatchError
 from monoscope.dictionaries import Dictionary
 from monoscope.features.columns import order_of
+
+Sources = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 MAX_ELEMENTS = 2**24
 """Feature activations encoded at once where a dictionary answers densely: 64 MB in float32."""
@@ -28,6 +30,8 @@ class Firings:
     feature, value, sequence, position: ``[n]`` the entries; ``sequence`` counts within the batch
     segments: ``[m + 1]`` bounds of the runs of one feature; ``features [m]`` whose runs they are
     groups: ``[g + 1]`` bounds of the runs of one feature in one sequence; finer than segments
+    sources: for dictionaries that read sequences, ``(sequence, feature, position) -> [n, pos]``: what each token of the
+        sequence contributes to a feature's pre-activation at a position
     """
 
     n_features: int
@@ -41,6 +45,7 @@ class Firings:
     features: Int32[np.ndarray, " m"]
     segments: Int64[np.ndarray, " m1"]
     groups: Int64[np.ndarray, " g1"]
+    sources: Sources | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -56,7 +61,8 @@ class Firings:
         feature, value = feature[order], value[order]
         place = np.flatnonzero(counts).astype(np.int32)[row[order]]
         sequence, position = np.divmod(place, np.int32(counts.shape[1]))
-        return Firings._sorted(dictionary.n_features, first, tokens, counts, feature, value, sequence, position)
+        firings = Firings._sorted(dictionary.n_features, first, tokens, counts, feature, value, sequence, position)
+        return firings if dictionary.per_token else replace(firings, sources=_sources(dictionary, batch))
 
     @staticmethod
     def _sorted(
@@ -138,3 +144,15 @@ def _acts(dictionary: Dictionary, batch: ActivationBatch) -> Iterator[Acts]:
     n = max(1, MAX_ELEMENTS // (dictionary.n_features * x.shape[1]))
     for part, mask in zip(x.split(n), counts.to(x.device).split(n), strict=True):
         yield dictionary.activate(dictionary.preacts(part)[mask])
+
+
+def _sources(dictionary: Dictionary, batch: ActivationBatch) -> Sources:
+    weight = next(dictionary.parameters())
+    x = dictionary.gather(batch)[0].to(weight.device, weight.dtype)
+
+    def contributions(sequence: np.ndarray, feature: np.ndarray, position: np.ndarray) -> np.ndarray:
+        entries = (torch.from_numpy(value).long().to(x.device) for value in (sequence, feature, position))
+        with torch.inference_mode():
+            return dictionary.contributions_at(x, *entries).float().cpu().numpy()
+
+    return contributions

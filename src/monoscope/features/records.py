@@ -52,6 +52,8 @@ class Context:
     sequence, start, stop: where the window is; document: the document its sequence begins in
     dup_of: rank, in the same interval, of the context that this one repeats; None for a context of its own
     token_ids, tokens: the window; acts: the activation at each of its tokens, 0 where the feature does not fire
+    sources: of a feature that reads sequences, positions in the sequence that contribute most at ``max_pos``, and how
+        much
     """
 
     interval: int
@@ -66,6 +68,7 @@ class Context:
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     acts: Float32[np.ndarray, " window"]
+    sources: tuple[tuple[int, float], ...] = ()
 
     @property
     def peak(self) -> int:

@@ -20,7 +20,7 @@ from jaxtyping import Float32
 
 from monoscope.core.io import fingerprint
 
-SCHEMA, VERSION, MINOR = "monoscope.features", 1, 2
+SCHEMA, VERSION, MINOR = "monoscope.features", 1, 3
 FEATURES_PER_GROUP, GROUPS_PER_FILE, ROWS_PER_GROUP = 128, 128, 16384
 FEATURES_PER_FILE = FEATURES_PER_GROUP * GROUPS_PER_FILE
 
@@ -90,13 +90,15 @@ CONTEXTS = pa.schema(
         ("dup_of", pa.int32()),
         ("act_pos", pa.list_(pa.uint16())),
         ("act", pa.list_(pa.float32())),
+        ("src_pos", pa.list_(pa.uint16())),  # optional, since minor 3: of features that read sequences
+        ("src_val", pa.list_(pa.float32())),
     ]
 )
 
 VOCABULARY = pa.schema([("id", pa.uint32()), ("bytes", pa.binary()), ("text", pa.string()), ("special", pa.bool_())])
 
 IDENTITY = ("dictionary", "model", "data", "analysis", "files")  # what the fingerprint is of
-OPTIONAL = frozenset({"best_score", "cluster", "map_x", "map_y", "token_share", "write_cosine"})
+OPTIONAL = frozenset({"best_score", "cluster", "map_x", "map_y", "token_share", "write_cosine", "src_pos", "src_val"})
 
 
 def bundle_fingerprint(manifest: Mapping[str, Any]) -> str:

@@ -38,7 +38,8 @@ from monoscope.features.schema import (
 from monoscope.features.vocabulary import Vocabulary
 
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 6}
-VALUES = ("act.list.element",)  # float columns whose bytes compress better apart
+SOURCES = ("src_pos", "src_val")
+VALUES = ("act.list.element", "src_val.list.element")  # float columns whose bytes compress better apart
 
 
 def write_bundle(
@@ -88,7 +89,9 @@ def write_bundle(
         body = {
             "schema_minor": MINOR,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "optional": sorted(OPTIONAL & {*columns.scalars, *columns.lists}),
+            "optional": sorted(
+                OPTIONAL & {*columns.scalars, *columns.lists, *(SOURCES if len(contexts.src_val.values) else ())}
+            ),
             **facts,
             "layout": {
                 "features_per_group": FEATURES_PER_GROUP,
@@ -141,6 +144,9 @@ def _write_contexts(
         part = slice(int(mine[0]), int(mine[-1]))
         lists = np.arange(part.start, part.stop)
         act = contexts.act.take(lists)
+        sources = (
+            {name: getattr(contexts, name).take(lists) for name in SOURCES} if len(contexts.src_val.values) else {}
+        )
         table = _table(
             CONTEXTS,
             {
@@ -152,6 +158,7 @@ def _write_contexts(
                 },
                 "act_pos": contexts.act_pos.take(lists),
                 "act": Ragged(round_bits(act.values), act.offsets),
+                **sources,
             },
         )
         _write_in_groups(directory / contexts_file(first), table, mine - mine[0])

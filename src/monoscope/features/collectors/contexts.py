@@ -30,7 +30,9 @@ COPIES = 2  # a context, and one twin to show that it was no accident
 TWIN_BEFORE, TWIN_AFTER = 11, 4  # tokens around the strongest one that make two contexts twins
 TWIN_BITS = 42
 BUFFER = 2**18
+SOURCES = 8  # tokens kept of those that contribute to an activation
 FIELDS = ("feature", "sequence", "position", "value", "key", "twin")
+LISTS = ("act_pos", "act", "src_pos", "src")
 THRESHOLDS = ("reach", "base", "population", "ceiling", "floor")
 NO_TOKEN = np.uint64(2**32)
 _TWIN_WEIGHTS = mix(np.arange(TWIN_BEFORE + TWIN_AFTER + 1, dtype=np.uint64)) | np.uint64(1)
@@ -44,6 +46,7 @@ class Candidates:
     key: the random number that decides samples
     twin: hash of the tokens around ``position``
     act_pos, act: where in the window the feature fires, and how strongly
+    src_pos, src: of a feature that reads sequences, the tokens that contribute most to ``value``, and how much
     """
 
     feature: Int32[np.ndarray, " n"]
@@ -54,6 +57,8 @@ class Candidates:
     twin: Int64[np.ndarray, " n"]
     act_pos: Ragged
     act: Ragged
+    src_pos: Ragged
+    src: Ragged
 
     def __len__(self) -> int:
         return len(self.feature)
@@ -64,7 +69,7 @@ class Candidates:
         i32, f32 = np.zeros(0, np.int32), np.zeros(0, np.float32)
         nothing = offsets_of(i32)
         pos, act = Ragged(np.zeros(0, np.uint16), nothing), Ragged(f32, nothing)
-        return Candidates(i32, i32, i32, f32, np.zeros(0, np.uint32), np.zeros(0, np.int64), pos, act)
+        return Candidates(i32, i32, i32, f32, np.zeros(0, np.uint32), np.zeros(0, np.int64), pos, act, pos, act)
 
     def take(self, rows: Int64[np.ndarray, " m"]) -> Candidates:
         """Some of the candidates, in that order."""
@@ -75,8 +80,7 @@ class Candidates:
             self.value[rows],
             self.key[rows],
             self.twin[rows],
-            self.act_pos.take(rows),
-            self.act.take(rows),
+            *(getattr(self, name).take(rows) for name in LISTS),
         )
 
     @staticmethod
@@ -86,17 +90,8 @@ class Candidates:
         def column(name: str) -> np.ndarray:
             return np.concatenate([getattr(part, name) for part in parts])
 
-        offsets = offsets_of(np.concatenate([part.act.lengths for part in parts]))
-        return Candidates(
-            column("feature"),
-            column("sequence"),
-            column("position"),
-            column("value"),
-            column("key"),
-            column("twin"),
-            Ragged(np.concatenate([part.act_pos.values for part in parts]), offsets),
-            Ragged(np.concatenate([part.act.values for part in parts]), offsets),
-        )
+        lists = (Ragged.join([getattr(part, name) for part in parts]) for name in LISTS)
+        return Candidates(*map(column, FIELDS), *lists)
 
     def twin_rank(self, order: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """How many twins of the same feature and sign come before each candidate in ``order``."""
@@ -164,16 +159,17 @@ class ContextPool:
         """All that was collected, as arrays."""
         self.merge()
         pool = {f"pool.{name}": getattr(self.pool, name) for name in FIELDS}
-        lists = {"pool.act_pos": self.pool.act_pos.values, "pool.act": self.pool.act.values}
-        lists["pool.offsets"] = self.pool.act.offsets
-        return {name: getattr(self, name) for name in THRESHOLDS} | pool | lists
+        lists = {name: getattr(self.pool, name) for name in LISTS}
+        pool |= {f"pool.{name}": own.values for name, own in lists.items()}
+        pool |= {f"pool.{name}.offsets": own.offsets for name, own in lists.items()}
+        return {name: getattr(self, name) for name in THRESHOLDS} | pool
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from a state."""
         for name in THRESHOLDS:
             setattr(self, name, state[name])
-        act_pos, act = (Ragged(state[f"pool.{name}"], state["pool.offsets"]) for name in ("act_pos", "act"))
-        self.pool = Candidates(**{name: state[f"pool.{name}"] for name in FIELDS}, act_pos=act_pos, act=act)
+        lists = {name: Ragged(state[f"pool.{name}"], state[f"pool.{name}.offsets"]) for name in LISTS}
+        self.pool = Candidates(**{name: state[f"pool.{name}"] for name in FIELDS}, **lists)
 
     def stratum(
         self, feature: Int32[np.ndarray, " n"], magnitude: Float32[np.ndarray, " n"]
@@ -255,7 +251,25 @@ class ContextPool:
             twin_hash(firings.tokens, sequence, position, length),
             Ragged(firings.position[entry].astype(np.uint16), offsets),
             Ragged(firings.value[entry], offsets),
+            *_strongest_sources(firings, sequence, firings.feature[peak], position),
         )
+
+
+def _strongest_sources(
+    firings: Firings,
+    sequence: Int32[np.ndarray, " n"],
+    feature: Int32[np.ndarray, " n"],
+    position: Int32[np.ndarray, " n"],
+) -> tuple[Ragged, Ragged]:
+    """The tokens that contribute most to some activations, in their order, and how much."""
+    if firings.sources is None or not len(feature):
+        nothing = np.zeros(len(feature) + 1, np.int64)
+        return Ragged(np.zeros(0, np.uint16), nothing), Ragged(np.zeros(0, np.float32), nothing)
+    each = firings.sources(sequence, feature, position)
+    place = np.sort(np.argsort(-np.abs(each), axis=1, kind="stable")[:, :SOURCES], axis=1)
+    value = np.take_along_axis(each, place, 1)
+    keep = value != 0
+    return Ragged.from_table(place.astype(np.uint16), keep), Ragged.from_table(value, keep)
 
 
 def lengths_of(counts: Bool[np.ndarray, "sequence pos"]) -> Int64[np.ndarray, " sequence"]:

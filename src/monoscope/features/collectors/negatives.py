@@ -124,6 +124,5 @@ def _table(
         start.astype(np.uint16),
         stop.astype(np.uint16),
         np.full(len(feature), -1, np.int32),
-        Ragged(np.zeros(0, np.uint16), nothing),
-        Ragged(np.zeros(0, np.float32), nothing),
+        *(Ragged(np.zeros(0, dtype), nothing) for dtype in (np.uint16, np.float32) * 2),
     )

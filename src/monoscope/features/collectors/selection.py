@@ -20,7 +20,7 @@ from jaxtyping import Float32, Float64, Int8, Int32, Int64, UInt16, UInt32
 
 from monoscope.features.chance import draw
 from monoscope.features.collectors.contexts import COPIES, STRATA, Candidates, ContextPool, window_around
-from monoscope.features.columns import Ragged, offsets_of, order_of, rank_in_runs
+from monoscope.features.columns import Ragged, order_of, rank_in_runs
 
 TOP, RANDOM, NEGATIVE = 0, -1, -2
 RULE = "v1: equal-width bands of (0, max |act|], one context per sequence, twins folded"
@@ -42,6 +42,8 @@ class ContextTable:
     dup_of: Int32[np.ndarray, " n"]
     act_pos: Ragged
     act: Ragged
+    src_pos: Ragged
+    src_val: Ragged
 
     def __len__(self) -> int:
         return len(self.feature)
@@ -55,7 +57,6 @@ class ContextTable:
 
         group = column("feature").astype(np.int64) * 256 + (column("interval").astype(np.int64) + 128)
         order = order_of((group << 16) | column("rank"))
-        offsets = offsets_of(np.concatenate([part.act.lengths for part in parts]))
         return ContextTable(
             column("feature")[order],
             column("interval")[order],
@@ -66,8 +67,10 @@ class ContextTable:
             column("start")[order],
             column("stop")[order],
             column("dup_of")[order],
-            Ragged(np.concatenate([part.act_pos.values for part in parts]), offsets).take(order),
-            Ragged(np.concatenate([part.act.values for part in parts]), offsets).take(order),
+            *(
+                Ragged.join([getattr(part, name) for part in parts]).take(order)
+                for name in ("act_pos", "act", "src_pos", "src_val")
+            ),
         )
 
 
@@ -181,4 +184,6 @@ def _table(
         np.where(twin >= 0, rank[twin], -1).astype(np.int32),
         kept.act_pos,
         kept.act,
+        kept.src_pos,
+        kept.src,
     )
