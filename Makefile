@@ -1,6 +1,7 @@
 # make demo    a dictionary of the bundled model: trained, measured, and shown as a page
 # make test    the whole default suite          make check   what to run before a commit
 # make bench   the benchmarks                   make docs    links and examples of the documentation
+# make ui      the web interface, built where its sources changed
 # make bench-worlds   every method on worlds whose truth is known: at most 20 minutes on two quiet cores
 
 PYTHON ?= python3
@@ -9,15 +10,15 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-worlds docs
+.PHONY: help demo test check lint bench bench-worlds docs ui types
 
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
 
-demo: $(INSTALLED)
+demo: $(INSTALLED) ui
 	@$(BIN)/monoscope demo --out runs/demo --force
 
-test: $(INSTALLED)
+test: $(INSTALLED) ui
 	@$(BIN)/python -m pytest -q -n 2
 
 lint: $(INSTALLED)
@@ -25,9 +26,18 @@ lint: $(INSTALLED)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python ui/build.py check
+
+ui: $(INSTALLED)
+	@test -n "$(MONOSCOPE_UI)" || $(BIN)/python ui/build.py
+
+# The interface's types, from the server's OpenAPI document.
+types: $(INSTALLED)
+	@$(BIN)/python -m monoscope.server.openapi > ui/openapi.json
+	@$(BIN)/python ui/build.py npm run --silent types
 
 # Checks of types and shapes on every call are left to `make test`: they take longer than the tests.
-check: lint
+check: lint ui
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow" --jaxtyping-packages=
 
 bench: $(INSTALLED)

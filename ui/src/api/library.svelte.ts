@@ -1,0 +1,42 @@
+// What the server holds and can do: read once, and again when something was opened.
+
+import { api, isAbort, Problem } from './client';
+import type { Card, Library, Meta } from './types';
+
+class Shelf {
+  library: Library | null = $state.raw(null);
+  meta: Meta | null = $state.raw(null);
+  error: Problem | null = $state.raw(null);
+  loading = $state(true);
+
+  cards = $derived<Card[]>(this.library?.dictionaries ?? []);
+  byId = $derived(new Map(this.cards.map((card) => [card.id, card])));
+
+  async load(): Promise<void> {
+    this.loading = true;
+    try {
+      [this.library, this.meta] = await Promise.all([api.get<Library>('library'), api.get<Meta>('meta')]);
+      this.error = null;
+    } catch (error) {
+      if (isAbort(error)) return;
+      this.error = error instanceof Problem ? error : new Problem(-1, { title: 'Something is wrong', detail: String(error) });
+    } finally {
+      this.loading = false;
+    }
+  }
+
+  /** Only what changes by itself: the worker's state. */
+  async loadMeta(): Promise<void> {
+    try {
+      this.meta = await api.get<Meta>('meta');
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+    }
+  }
+
+  name(dict: string): string {
+    return this.byId.get(dict)?.name ?? dict;
+  }
+}
+
+export const shelf = new Shelf();

@@ -1,0 +1,38 @@
+// The server's records by their names. schema.d.ts is made from its OpenAPI document by `make types`.
+
+import type { components } from './schema';
+
+type Schemas = components['schemas'];
+
+export type Meta = Schemas['Meta'];
+export type Library = Schemas['Library'];
+export type Card = Schemas['Card'];
+export type Broken = Schemas['Broken'];
+export type RunCard = Schemas['RunCard'];
+export type Opened = Schemas['Opened'];
+export type Dictionary = Schemas['Dictionary'];
+export type Column = Schemas['Column'];
+export type Bins = Schemas['Bins'];
+export type Curves = Schemas['Curves'];
+export type Condition = Schemas['Condition'];
+export type FeaturePage = Schemas['FeaturePage'];
+export type Place = Schemas['Place'];
+export type Feature = Schemas['Feature'];
+export type Band = Schemas['Band'];
+export type SiteNorm = Schemas['SiteNorm'];
+export type Token = Schemas['Token'];
+export type FiredOn = Schemas['FiredOn'];
+export type Contexts = Schemas['Contexts'];
+export type ContextGroup = Schemas['ContextGroup'];
+export type Context = Schemas['Context'];
+export type Neighbors = Schemas['Neighbors'];
+export type Neighbor = Schemas['Neighbor'];
+export type Uses = Schemas['Uses'];
+export type Label = Schemas['Label'];
+export type Explanation = Schemas['Explanation'];
+export type Bookmark = Schemas['Bookmark'];
+export type Tag = Schemas['Tag'];
+export type FeatureList = Schemas['FeatureList'];
+export type ListItem = Schemas['ListItem'];
+export type Note = Schemas['Note'];
+export type Filter = Schemas['Filter'];

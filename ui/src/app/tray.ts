@@ -1,0 +1,12 @@
+// What can be done with the pinned features: one line per page that takes some, when that page exists.
+
+import type { IconName } from '$/components/Icon.svelte';
+import type { Pin } from './pins.svelte';
+
+export interface TrayAction {
+  title: string;
+  icon: IconName;
+  href: (pins: readonly Pin[]) => string;
+}
+
+export const trayActions: TrayAction[] = [];
