@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt32
@@ -168,8 +169,9 @@ class ContextPool:
         """Go on from a state."""
         for name in THRESHOLDS:
             setattr(self, name, state[name])
-        lists = {name: Ragged(state[f"pool.{name}"], state[f"pool.{name}.offsets"]) for name in LISTS}
-        self.pool = Candidates(**{name: state[f"pool.{name}"] for name in FIELDS}, **lists)
+        values: dict[str, Any] = {name: state[f"pool.{name}"] for name in FIELDS}
+        values |= {name: Ragged(state[f"pool.{name}"], state[f"pool.{name}.offsets"]) for name in LISTS}
+        self.pool = Candidates(**values)
 
     def stratum(
         self, feature: Int32[np.ndarray, " n"], magnitude: Float32[np.ndarray, " n"]
