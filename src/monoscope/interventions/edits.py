@@ -56,7 +56,7 @@ def steer(
     between layers of one residual stream what is added early is carried on. Raises UserError for a feature the
     dictionary does not have, or whose direction depends on what it reads.
     """
-    chosen = _indices(dictionary, feature)
+    chosen = indices_of(dictionary, feature)
     writes = writes_of(dictionary, model)[1] if at is None else [_written(dictionary, Site.parse(at))]
     rows = [dictionary.decoder_rows(site, chosen) for site in writes]
     directions = [row[0] for row in rows if row is not None]
@@ -64,7 +64,7 @@ def steer(
         raise MismatchError(f"features of a {type(dictionary).__name__} are maps, and have no direction to steer along")
     scale = strength / torch.cat(directions).norm().clamp_min(1e-12)
     return tuple(
-        Edit(site.of(""), _where_trained(lambda x, step=scale * direction: x + step.to(x), skip_first))
+        Edit(site.of(""), where_trained(lambda x, step=scale * direction: x + step.to(x), skip_first))
         for site, direction in zip(writes, directions, strict=True)
     )
 
@@ -76,7 +76,7 @@ def ablate(
 
     Raises UserError for a feature the dictionary does not have, or that cannot be read in one pass.
     """
-    return _change(dictionary, _indices(dictionary, features), torch.neg, skip_first, given, model)
+    return _change(dictionary, indices_of(dictionary, features), torch.neg, skip_first, given, model)
 
 
 def clamp(
@@ -93,7 +93,7 @@ def clamp(
     ``value`` is an activation as ``dictionary.encode`` gives it. Raises UserError for a feature the dictionary does not
     have, or that cannot be read in one pass.
     """
-    return _change(dictionary, _indices(dictionary, feature), lambda acts: value - acts, skip_first, given, model)
+    return _change(dictionary, indices_of(dictionary, feature), lambda acts: value - acts, skip_first, given, model)
 
 
 def patch(site: Site | str, donor: Float[Tensor, "*shape"], *, skip_first: int = 0) -> Edits:
@@ -110,7 +110,7 @@ def patch(site: Site | str, donor: Float[Tensor, "*shape"], *, skip_first: int =
                 f"a donor of {list(donor.shape)} does not fit {site}, which is {list(x.shape)}"
             ) from None
 
-    return (Edit.at(site, _where_trained(replace, skip_first)),)
+    return (Edit.at(site, where_trained(replace, skip_first)),)
 
 
 def skipped(x: Float[Tensor, "batch pos d"], skip_first: int) -> Bool[Tensor, "batch pos 1"] | None:
@@ -130,16 +130,18 @@ def _change(
     model: str,
 ) -> Edits:
     def rewrite(seen: Seen, target: Tensor) -> Tensor:
-        return _kept(target + seen.contribution(change(seen.of(features)), features), target, skip_first)
+        return kept(target + seen.contribution(change(seen.of(features)), features), target, skip_first)
 
     return passing(dictionary, rewrite, given=given, model=model)
 
 
-def _where_trained(fn: Callable[[Tensor], Tensor], skip_first: int) -> Callable[[Tensor], Tensor]:
-    return lambda x: _kept(fn(x), x, skip_first)
+def where_trained(fn: Callable[[Tensor], Tensor], skip_first: int) -> Callable[[Tensor], Tensor]:
+    """The same change, but for tokens at positions below ``skip_first``."""
+    return lambda x: kept(fn(x), x, skip_first)
 
 
-def _kept(changed: Tensor, x: Tensor, skip_first: int) -> Tensor:
+def kept(changed: Tensor, x: Tensor, skip_first: int) -> Tensor:
+    """``changed``, but x at positions below ``skip_first``."""
     first = skipped(x, skip_first)
     return changed if first is None else torch.where(first, x, changed)
 
@@ -150,7 +152,8 @@ def _written(dictionary: Dictionary, site: Site) -> Site:
     return site
 
 
-def _indices(dictionary: Dictionary, features: Features) -> Int[Tensor, " n"]:
+def indices_of(dictionary: Dictionary, features: Features) -> Int[Tensor, " n"]:
+    """Features as indices. Raises UserError for one the dictionary does not have."""
     indices = torch.as_tensor(features).reshape(-1)
     for feature in indices.tolist():
         if not 0 <= feature < dictionary.n_features:

@@ -74,6 +74,10 @@ class CachedRows:
 
     def next_logits(self, new: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocab"]:
         """Logits of the token after ``new``, which are the tokens since the last call."""
+        return self.logits(new)[:, -1]
+
+    def logits(self, new: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+        """Logits behind each of ``new``, which are the tokens since the last call."""
         arguments = {self.tokens_name: new, "past_key_values": self.cache, "use_cache": True, **self.fixed}
         if self.mask is None:
             positions = self.n_seen + torch.arange(new.shape[1], device=new.device).expand(new.shape)
@@ -84,7 +88,7 @@ class CachedRows:
             arguments |= {"attention_mask": self.mask, "position_ids": positions}
         output = self.run(arguments, positions)
         self.cache, self.n_seen = output.past_key_values, self.n_seen + new.shape[1]
-        return output.logits[:, -1]
+        return output.logits
 
 
 def continued(

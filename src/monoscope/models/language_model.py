@@ -243,26 +243,38 @@ class LanguageModel:
         the whole row is run at once, so an edit that treats tokens one by one, or by ``current_positions()``, acts as
         it would there. An edit that mixes tokens of a pass does not.
         """
+        rows, tokens = self.rows(tokens, mask)
+        sampler = Sampler.of(temperature, top_k, seed, self.device)
+        stop, pad = self.stop_tokens, self.hf.generation_config.pad_token_id  # type: ignore[union-attr]
+        pad = pad if pad is not None else (stop or (0,))[0]
+        return continued(tokens, rows, sampler, max_new_tokens=max_new_tokens, stop=stop, pad=pad)
+
+    def rows(
+        self, tokens: Int[Tensor, "batch pos"], mask: Mask | None = None
+    ) -> tuple[CachedRows, Int[Tensor, "batch pos"]]:
+        """Rows that ``generate`` continues, nothing of them read yet, and their first tokens, padding in front.
+
+        For those who choose the next token themselves; edits apply to whatever is read within their block.
+        """
         if not self.hf.can_generate():
             raise ModelError(f"{self.name} ({type(self.hf).__name__}) does not generate text")
         self._inputs.check(tokens, mask)
         tokens = tokens.to(self.device).long()
         if mask is not None:
             tokens, mask = padding_first(tokens, mask.to(self.device).long())
-        sampler = Sampler.of(temperature, top_k, seed, self.device)
-        settings: Any = self.hf.generation_config
-        stop = settings.eos_token_id if settings.eos_token_id is not None else []
-        stop = [stop] if isinstance(stop, int) else list(stop)
-        pad = settings.pad_token_id if settings.pad_token_id is not None else (stop or [0])[0]
-        if self._inputs.is_encoder_decoder:
-            fixed = {"encoder_outputs": self._encoded(tokens, mask)} | (
-                {} if mask is None else {"attention_mask": mask}
-            )
-            rows = CachedRows(self._run, "decoder_input_ids", None, fixed)
-            tokens = torch.full_like(tokens[:, :1], self._inputs.decoder_start)
-        else:
-            rows = CachedRows(self._run, "input_ids", mask, {})
-        return continued(tokens, rows, sampler, max_new_tokens=max_new_tokens, stop=stop, pad=pad)
+        if not self._inputs.is_encoder_decoder:
+            return CachedRows(self._run, "input_ids", mask, {}), tokens
+        fixed = {"encoder_outputs": self._encoded(tokens, mask)} | ({} if mask is None else {"attention_mask": mask})
+        first = torch.full_like(tokens[:, :1], self._inputs.decoder_start)
+        return CachedRows(self._run, "decoder_input_ids", None, fixed), first
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """Tokens at which a text ends."""
+        stop = self.hf.generation_config.eos_token_id  # type: ignore[union-attr]
+        if stop is None:
+            return ()
+        return (stop,) if isinstance(stop, int) else tuple(stop)
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights: names, dtypes, shapes and bytes."""
