@@ -10,11 +10,11 @@ from fastapi import APIRouter, FastAPI
 import monoscope
 from monoscope.server import problems
 from monoscope.server.openapi import describe
-from monoscope.server.routes import dictionaries, feature, files, library
+from monoscope.server.routes import dictionaries, feature, files, library, live
 from monoscope.server.state import State
 
 API = "/api/v1"
-ROUTERS = (library, dictionaries, feature, files)
+ROUTERS = (library, dictionaries, feature, files, live)
 
 
 def create_app(state: State) -> FastAPI:
@@ -24,6 +24,7 @@ def create_app(state: State) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         state.stopping.set()
+        await state.worker.close()
         state.pool.close()
 
     app = FastAPI(

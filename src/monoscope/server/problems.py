@@ -38,6 +38,8 @@ TITLES = {
     499: "The client went away",
     500: "The server failed",
     503: "Not now",
+    504: "It took too long",
+    507: "There is not enough memory",
 }
 
 

@@ -31,6 +31,8 @@ class Settings(Config):
     log            what goes to standard error: problems, or all requests
     memory         bound on what sorting and filtering may use
     threads        threads of sorting and filtering
+    device         where models run: cpu, cuda, or auto for a GPU where there is one
+    model_memory   bound on models and dictionaries that are kept for live pages; half of the machine's if it is empty
     max_body       largest request, in bytes
     max_prompt     longest text that is run through a model, in characters
     """
@@ -51,6 +53,8 @@ class Settings(Config):
     log: Literal["problems", "requests"] = "problems"
     memory: str = Field(default="1GB", pattern=r"^\d{1,6}(MB|GB)$")
     threads: int = Field(default=2, ge=1, le=256)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    model_memory: str = Field(default="", pattern=r"^(\d{1,6}(MB|GB))?$")
     max_body: int = Field(default=2_000_000, ge=1024, le=1_000_000_000)
     max_prompt: int = Field(default=20_000, ge=1, le=10_000_000)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
 from monoscope.server.library.library import Entry, Library
+from monoscope.server.live.service import Live
 from monoscope.server.pool import Pool
 from monoscope.server.problems import ProblemError, shown
 from monoscope.server.settings import Settings
@@ -16,6 +19,7 @@ from monoscope.server.table.added import Added
 from monoscope.server.table.tables import Database
 from monoscope.server.wire.base import SLUG
 from monoscope.server.wire.feature import Uses
+from monoscope.server.worker.client import Worker
 
 
 @dataclass
@@ -26,8 +30,13 @@ class State:
     library: Library
     database: Database
     pool: Pool
+    worker: Worker
     stopping: threading.Event = field(default_factory=threading.Event)
-    live: Any = None
+
+    @cached_property
+    def live(self) -> Live:
+        """Requests that run a model while somebody waits."""
+        return Live(self.library, self.worker, labels=self.labels, most_characters=self.settings.max_prompt)
 
     def entry(self, id: str) -> Entry:
         """The bundle of an id. Raises ProblemError: 404 if there is none, 409 if it cannot be read."""
@@ -52,6 +61,11 @@ class State:
     def added(self, entry: Entry) -> Added:
         """What people added to the features of a bundle."""
         return Added()
+
+    def labels(self, id: str, features: Sequence[int]) -> dict[int, str]:
+        """The lines shown for some features of a dictionary."""
+        rows = self.added(self.entry(id)).rows
+        return {feature: label for feature in features if (row := rows.get(feature)) and (label := row.label)}
 
     def n_labels(self, entry: Entry) -> int:
         """How many of its features have a label."""

@@ -89,13 +89,21 @@ def _assign_sparsely(found: Float[Tensor, "F n"]) -> tuple[np.ndarray, np.ndarra
     rows = torch.cat([torch.arange(n_features).repeat_interleave(by_row.shape[1]), by_column.T.flatten()])
     columns = torch.cat([by_row.flatten(), torch.arange(n_planted).repeat_interleave(by_column.shape[0])])
     rows, columns = torch.stack([rows, columns]).unique(dim=1)
+    return assigned(rows, columns, found[rows, columns], (n_features, n_planted))
+
+
+def assigned(
+    rows: Int[Tensor, " edge"], columns: Int[Tensor, " edge"], values: Float[Tensor, " edge"], shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs, one to one, whose values in [0, 1] add up to the most among those that are listed, once each."""
+    n_rows, n_columns = shape
     # A partner of its own, worth nothing, lets every feature be matched; costs of 0 would mean "no pair" to scipy.
-    cost = torch.cat([2 - found[rows, columns], torch.full((n_features,), 2.0, dtype=found.dtype)]).numpy()
-    everyone = torch.arange(n_features)
-    places = torch.cat([rows, everyone]).numpy(), torch.cat([columns, n_planted + everyone]).numpy()
-    graph = csr_array((cost, places), shape=(n_features, n_planted + n_features))
+    cost = torch.cat([2 - values, torch.full((n_rows,), 2.0, dtype=values.dtype)]).numpy()
+    everyone = torch.arange(n_rows)
+    places = torch.cat([rows, everyone]).numpy(), torch.cat([columns, n_columns + everyone]).numpy()
+    graph = csr_array((cost, places), shape=(n_rows, n_columns + n_rows))
     chosen, partners = min_weight_full_bipartite_matching(graph)
-    real = partners < n_planted
+    real = partners < n_columns
     return chosen[real], partners[real]
 
 

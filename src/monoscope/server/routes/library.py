@@ -15,7 +15,7 @@ from monoscope.features.schema import SCHEMA, VERSION
 from monoscope.server.cards import broken_card, card, run_card
 from monoscope.server.problems import ProblemError, shown
 from monoscope.server.state import State, StateDep
-from monoscope.server.wire.library import Capabilities, Device, Library, Meta, Opened, OpenPath, Storage, Worker
+from monoscope.server.wire.library import Capabilities, Device, Library, Meta, Opened, OpenPath, Storage
 
 router = APIRouter(tags=["library"])
 
@@ -44,7 +44,7 @@ def _meta(state: State) -> Meta:
         version=monoscope.__version__,
         schemas={SCHEMA: VERSION},
         capabilities=Capabilities(live=live, semantic=False, gpu=_accelerator() is not None),
-        worker=Worker(state="absent", models=[]),
+        worker=state.live.status(),
         read_only=state.settings.read_only,
         author=state.settings.author,
     )

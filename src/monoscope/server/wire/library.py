@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from monoscope.server.wire.base import Number, Slug, Wire
+from monoscope.server.wire.worker import WorkerStatus
 
 
 class Meta(Wire):
@@ -15,7 +16,7 @@ class Meta(Wire):
     version: str
     schemas: dict[str, int]
     capabilities: Capabilities
-    worker: Worker
+    worker: WorkerStatus
     read_only: bool
     author: str
 
@@ -26,13 +27,6 @@ class Capabilities(Wire):
     live: bool
     semantic: bool
     gpu: bool
-
-
-class Worker(Wire):
-    """The process that runs models."""
-
-    state: Literal["absent", "cold", "loading", "ready", "busy", "crashed"]
-    models: list[str]
 
 
 class Stats(Wire):

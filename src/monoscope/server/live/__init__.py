@@ -1,0 +1,1 @@
+"""Requests that run a model while somebody waits, and streams of events."""
