@@ -13,6 +13,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pytest
 import torch
+from databases import postgres, workspace, workspace_url  # noqa: F401
 from hypothesis import settings
 
 torch.set_num_threads(1)
