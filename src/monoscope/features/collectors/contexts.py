@@ -91,8 +91,9 @@ class Candidates:
         def column(name: str) -> np.ndarray:
             return np.concatenate([getattr(part, name) for part in parts])
 
-        lists = (Ragged.join([getattr(part, name) for part in parts]) for name in LISTS)
-        return Candidates(*map(column, FIELDS), *lists)
+        values: dict[str, Any] = {name: column(name) for name in FIELDS}
+        values |= {name: Ragged.join([getattr(part, name) for part in parts]) for name in LISTS}
+        return Candidates(**values)
 
     def twin_rank(self, order: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """How many twins of the same feature and sign come before each candidate in ``order``."""
