@@ -8,6 +8,7 @@ import typer
 
 import monoscope
 from monoscope.cli.analyze import analyze
+from monoscope.cli.db import db
 from monoscope.cli.demo import demo
 from monoscope.cli.evaluate import evaluate
 from monoscope.cli.harvest import harvest
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 for verb in (harvest, train, analyze, evaluate, demo, info):
     app.command()(verb)
+app.add_typer(db)
 
 
 def _version(wanted: bool) -> bool:

@@ -13,15 +13,17 @@ import json
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
-from monoscope.core.errors import ConfigError, OutputError
+from monoscope.core.errors import ConfigError, DataError, OutputError
 from monoscope.core.io import writing
+from monoscope.features.workspace.errors import BusyError
 
 WRITES = "monoscope_writes"
 BUSY_MS = 5000
@@ -48,6 +50,13 @@ def workspace_url(where: str | Path) -> URL:
     return url
 
 
+def refuse_missing(where: str | Path) -> None:
+    """Raises DataError if a workspace is said to be in a file that is not there; a server is asked only later."""
+    url = workspace_url(where)
+    if url.drivername == "sqlite" and not Path(str(url.database)).is_file():
+        raise DataError(f"there is no workspace at {url.database}")
+
+
 def connect(url: URL) -> Engine:
     """An engine whose connections are set up. Nothing is read or written yet."""
     settings: dict[str, Any] = {"json_serializer": _dumps}
@@ -62,6 +71,19 @@ def connect(url: URL) -> Engine:
         return create_engine(url, pool_pre_ping=True, **settings)
     except ModuleNotFoundError:
         raise ConfigError("PostgreSQL needs the package psycopg: pip install 'monoscope[postgres]'") from None
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """Turns what a locked or silent database says into BusyError."""
+    try:
+        yield
+    except OperationalError as error:
+        if "database is locked" in str(error.orig):
+            seconds = BUSY_MS // 1000
+            message = f"another process has been writing to the workspace for {seconds} s; try again"
+            raise BusyError(message) from None
+        raise BusyError(f"the workspace's database does not answer: {error.orig}") from error
 
 
 def _prepare_sqlite(engine: Engine, path: Path) -> None:

@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
 
 from monoscope.core.errors import DataError
-from monoscope.features.workspace.connect import WRITES
+from monoscope.features.workspace.connect import WRITES, available
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 LOCK = 0x6D6F6E6F  # "mono"
@@ -24,7 +24,7 @@ LOCK = 0x6D6F6E6F  # "mono"
 
 def revision(engine: Engine) -> str | None:
     """Revision of a database; None for one without tables."""
-    with engine.connect() as connection:
+    with available(), engine.connect() as connection:
         return _revision(connection)
 
 
@@ -42,7 +42,8 @@ def upgrade(engine: Engine, to: str = "head") -> tuple[str | None, str | None]:
     """
     config = _config(MIGRATIONS)
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    with engine.execution_options(**{WRITES: True}).connect() as connection, connection.begin():
+    writer = engine.execution_options(**{WRITES: True})
+    with available(), writer.connect() as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
         found = _revision(connection)

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy import Engine, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from monoscope.core.errors import ConfigError, DataError, nearest
-from monoscope.features.workspace.connect import BUSY_MS, WRITES
+from monoscope.features.workspace.connect import WRITES, available
 from monoscope.features.workspace.errors import BusyError, ConflictError, MissingError
 from monoscope.features.workspace.fields import Draft, Row
 from monoscope.features.workspace.table_base import Kept
@@ -39,27 +39,14 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """One consistent look."""
-        with self.available(), Session(self.engine, expire_on_commit=False) as session:
+        with available(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction, written whole or not at all."""
-        with self.available(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with available(), Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
-
-    @staticmethod
-    @contextmanager
-    def available() -> Iterator[None]:
-        """Turns what a locked or silent database says into BusyError."""
-        try:
-            yield
-        except OperationalError as error:
-            if "database is locked" in str(error.orig):
-                seconds = BUSY_MS // 1000
-                message = f"another process has been writing to the workspace for {seconds} s; try again"
-                raise BusyError(message) from None
-            raise BusyError(f"the workspace's database does not answer: {error.orig}") from error
 
 
 class Store(Generic[D, R]):

@@ -96,13 +96,12 @@ class Workspace:
         engine = connect(workspace_url(where))
         workspace = cls(Database(engine, author))
         try:
-            with workspace.database.available():
-                found = migrate.revision(engine)
-                if found != migrate.head():
-                    if found is not None and engine.url.drivername == "sqlite":
-                        path = Path(str(engine.url.database))
-                        backup(path, path.with_name(f"{path.stem}.before-{migrate.head()}{path.suffix}"))
-                    migrate.upgrade(engine)
+            found = migrate.revision(engine)
+            if found != migrate.head():
+                if found is not None and engine.url.drivername == "sqlite":
+                    path = Path(str(engine.url.database))
+                    backup(path, path.with_name(f"{path.stem}.before-{migrate.head()}{path.suffix}"))
+                migrate.upgrade(engine)
             workspace._daily()
         except BaseException:
             workspace.close()
