@@ -39,7 +39,7 @@ class Layout(ABC):
     """What ``--format`` and ``--to`` call it."""
 
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Rules that its files may leave open, with their possible values, the likeliest first."""
+    """Rules that its files may leave open, with their possible values, the likeliest first; none: any text."""
 
     @abstractmethod
     def evidence(self, folder: Folder) -> str | None:

@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 from monoscope.core.errors import ConfigError, nearest
+from monoscope.formats.gemma_scope import GemmaScope
+from monoscope.formats.gemma_scope_2 import GemmaScope2
+from monoscope.formats.goodfire import Goodfire, QResearch
 from monoscope.formats.layout import Layout
+from monoscope.formats.llama_scope import LlamaScope, R1Distill
 from monoscope.formats.native import Native
+from monoscope.formats.openai import OpenAI
+from monoscope.formats.qwen_scope import QwenScope
+from monoscope.formats.small import AttentionAutoencoders, Temporal
 
-LAYOUTS: tuple[Layout, ...] = (Native(),)
+LAYOUTS: tuple[Layout, ...] = (
+    Native(),
+    GemmaScope(),
+    GemmaScope2(),
+    LlamaScope(),
+    R1Distill(),
+    QwenScope(),
+    OpenAI(),
+    Goodfire(),
+    QResearch(),
+    AttentionAutoencoders(),
+    Temporal(),
+)
 
 
 def layout_of(name: str) -> Layout:

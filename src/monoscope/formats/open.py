@@ -44,7 +44,7 @@ class Found:
             if name not in self.layout.choices:
                 known = nearest(name, self.layout.choices) if self.layout.choices else "its files leave no rule open"
                 raise ConfigError(f"{self.layout.name} has no choice {name!r}; {known}")
-            if value not in self.layout.choices[name]:
+            if self.layout.choices[name] and value not in self.layout.choices[name]:
                 allowed = " or ".join(map(repr, self.layout.choices[name]))
                 raise ConfigError(f"{name} is {allowed}, found {value!r}")
         opened = self.layout.read(self.folder, self._which(), choices)
