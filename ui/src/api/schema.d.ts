@@ -228,10 +228,221 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/activate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Activate
+         * @description Features of some dictionaries that fire on a text, per token and as a whole, and a heat map of both.
+         */
+        post: operations["activate_api_v1_activate_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/activate/feature": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Activate Feature
+         * @description Activations of one feature on a text.
+         */
+        post: operations["activate_feature_api_v1_activate_feature_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/activate/diff": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Activate Diff
+         * @description Two texts aligned by token, and the features in which they differ most.
+         */
+        post: operations["activate_diff_api_v1_activate_diff_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/steer": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Steer
+         * @description Baseline and steered continuation side by side, token by token; closing the connection stops them.
+         *
+         *     Events: start, then steered.token, trace and baseline.token again and again, guard, done; or error, a problem.
+         */
+        post: operations["steer_api_v1_steer_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/worker": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Worker Status
+         * @description What the process that runs models is doing.
+         */
+        get: operations["worker_status_api_v1_worker_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/worker/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Worker Events
+         * @description Event ``status``: the worker's status now, and whenever it changes.
+         */
+        get: operations["worker_events_api_v1_worker_events_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/worker/warm": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Warm
+         * @description Start the worker and load what is about to be asked for; answers when that is done.
+         */
+        post: operations["warm_api_v1_worker_warm_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * ActivateRequest
+         * @description Which features of some dictionaries fire on a text.
+         */
+        ActivateRequest: {
+            /** Text */
+            text?: string | null;
+            /** Messages */
+            messages?: components["schemas"]["Message"][] | null;
+            /** Dicts */
+            dicts: string[];
+            /**
+             * Top
+             * @description features per token, and for the text as a whole
+             * @default 10
+             */
+            top: number;
+            /**
+             * Hide First
+             * @description leave the positions out that dictionaries are trained without
+             * @default true
+             */
+            hide_first: boolean;
+            /**
+             * Max Density
+             * @description leave out features that fire more often
+             */
+            max_density?: number | null;
+        };
+        /**
+         * ActivateResponse
+         * @description Per token the features with the largest activations, by value; the same for the text as a whole.
+         */
+        ActivateResponse: {
+            /** Tokens */
+            tokens: components["schemas"]["TokenOut"][];
+            /**
+             * Hidden
+             * @description tokens at the start that are left out of rankings
+             */
+            hidden: number;
+            /** Per Token */
+            per_token: components["schemas"]["Hit"][][];
+            /** Whole */
+            whole: components["schemas"]["WholeHit"][];
+            /** Heat */
+            heat: components["schemas"]["HeatRow"][];
+            /**
+             * Other Model
+             * @description dictionaries that were trained on a model with other weights
+             */
+            other_model: string[];
+            /** Ms */
+            ms: number;
+        };
+        /**
+         * Aligned
+         * @description A token of the first text beside one of the second; None where one has no counterpart.
+         */
+        Aligned: {
+            /** A */
+            a: number | null;
+            /** B */
+            b: number | null;
+            /** Same */
+            same: boolean;
+            /** Features */
+            features: components["schemas"]["DiffHit"][];
+        };
         /**
          * Band
          * @description A band of activations: (low, high] holds ``share`` of the firings. Interval 0 is all of them.
@@ -510,6 +721,104 @@ export interface components {
             curves: components["schemas"]["Curves"] | null;
         };
         /**
+         * DiffHit
+         * @description A feature in two places; ``b - a`` is what it is sorted by, in size.
+         */
+        DiffHit: {
+            /** Feature */
+            feature: number;
+            /** A */
+            a: number;
+            /** B */
+            b: number;
+            /** Label */
+            label: string | null;
+        };
+        /**
+         * DiffRequest
+         * @description Two texts, compared token by token.
+         */
+        DiffRequest: {
+            /** Dict */
+            dict: string;
+            /** A */
+            a: string;
+            /** B */
+            b: string;
+            /**
+             * Top
+             * @default 10
+             */
+            top: number;
+            /**
+             * Hide First
+             * @default true
+             */
+            hide_first: boolean;
+            /** Max Density */
+            max_density?: number | null;
+        };
+        /**
+         * DiffResponse
+         * @description Two texts aligned by token. ``whole`` compares largest activations over the texts.
+         */
+        DiffResponse: {
+            /** Dict */
+            dict: string;
+            /** Tokens A */
+            tokens_a: components["schemas"]["TokenOut"][];
+            /** Tokens B */
+            tokens_b: components["schemas"]["TokenOut"][];
+            /** Aligned */
+            aligned: components["schemas"]["Aligned"][];
+            /** Whole */
+            whole: components["schemas"]["DiffHit"][];
+            /** Ms */
+            ms: number;
+        };
+        /**
+         * EditIn
+         * @description One change of one feature.
+         *
+         *     add       x + strength * direction. unit norm: strength * R * u, with R the root mean square norm at the site over
+         *               the bundle's text and u the unit direction; local: strength * |x_t| * u at each token; maxact: as much as
+         *               strength times the feature's reference activation writes; raw: strength times the decoder row
+         *     clamp     the activation becomes strength times the reference activation (maxact), or strength itself (raw)
+         *     floor     at least that much      cap  at most that much
+         *     scale     strength times what it was      ablate  0, whatever strength says
+         *
+         *     The reference activation is the 99.9th percentile of the feature's activations in the bundle, where it fires.
+         */
+        EditIn: {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /**
+             * Op
+             * @default add
+             * @enum {string}
+             */
+            op: "add" | "clamp" | "floor" | "cap" | "scale" | "ablate";
+            /**
+             * Strength
+             * @default 0
+             */
+            strength: number;
+            /**
+             * Unit
+             * @description null: norm for add, maxact for clamp, floor and cap
+             */
+            unit?: ("norm" | "local" | "maxact" | "raw") | null;
+            /**
+             * @default {
+             *       "prompt": "all",
+             *       "generation": "all"
+             *     }
+             */
+            where: components["schemas"]["WhereIn"];
+        };
+        /**
          * Explanation
          * @description A text that describes a feature, who or what wrote it, and its scores. Those shipped in a bundle have no etag.
          */
@@ -629,6 +938,43 @@ export interface components {
             ms: number;
         };
         /**
+         * FeatureRequest
+         * @description One feature on one's own text.
+         */
+        FeatureRequest: {
+            /** Text */
+            text?: string | null;
+            /** Messages */
+            messages?: components["schemas"]["Message"][] | null;
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+        };
+        /**
+         * FeatureResponse
+         * @description Activations of one feature, one a token.
+         */
+        FeatureResponse: {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /** Tokens */
+            tokens: components["schemas"]["TokenOut"][];
+            /** Acts */
+            acts: number[];
+            /** Hidden */
+            hidden: number;
+            /**
+             * Max Act
+             * @description the feature's largest activation in the corpus
+             */
+            max_act: number | null;
+            /** Ms */
+            ms: number;
+        };
+        /**
          * FiredOn
          * @description A token a feature fires on: share of its firings, mean activation there.
          */
@@ -641,6 +987,76 @@ export interface components {
             share: number | null;
             /** Mean */
             mean: number | null;
+        };
+        /**
+         * Guard
+         * @description Event ``guard``: what the edits cost, everywhere applied.
+         *
+         *     perplexity_ratio: exp(CE under edits - CE) on text of the bundle; limit: above it the edit is not coherent
+         *     repeated: share of 4-grams of the continuation seen before in it; logprob_drop: nats a token by which the steered
+         *     text is less likely than the baseline's own, both under the model without edits
+         */
+        Guard: {
+            /** Perplexity Ratio */
+            perplexity_ratio: number | null;
+            /** Limit */
+            limit: number;
+            /** N Tokens */
+            n_tokens: number;
+            /** Repeated */
+            repeated: number;
+            /** Baseline Repeated */
+            baseline_repeated: number;
+            /** Logprob Drop */
+            logprob_drop: number;
+            /** Ok */
+            ok: boolean;
+            /** Reasons */
+            reasons: string[];
+        };
+        /**
+         * HeatRow
+         * @description A dictionary along the text, one number a token.
+         *
+         *     value: largest activation; relative: largest share of a feature's own maximum in the corpus, null where unknown
+         *     l0: features that fire; error: |target - recon|^2 / |target|^2, null for a dictionary that reads one site and writes
+         *     others that were not read
+         */
+        HeatRow: {
+            /** Dict */
+            dict: string;
+            /** Name */
+            name: string;
+            /** Layer */
+            layer: number | null;
+            /** Value */
+            value: number[];
+            /** Relative */
+            relative: number[] | null;
+            /** L0 */
+            l0: number[];
+            /** Error */
+            error: number[] | null;
+        };
+        /**
+         * Hit
+         * @description A feature that fires on a token.
+         *
+         *     relative: the value as a share of the feature's largest activation in the corpus
+         */
+        Hit: {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /** Value */
+            value: number;
+            /** Relative */
+            relative: number | null;
+            /** Density */
+            density: number | null;
+            /** Label */
+            label: string | null;
         };
         /**
          * Label
@@ -692,6 +1108,20 @@ export interface components {
             device: components["schemas"]["Device"];
         };
         /**
+         * Likely
+         * @description A next token, and how likely it is with and without edits.
+         */
+        Likely: {
+            /** Id */
+            id: number;
+            /** Text */
+            text: string;
+            /** Steered */
+            steered: number;
+            /** Base */
+            base: number;
+        };
+        /**
          * ListUse
          * @description A list that holds the feature.
          */
@@ -700,6 +1130,19 @@ export interface components {
             id: string;
             /** Name */
             name: string;
+        };
+        /**
+         * Message
+         * @description One turn of a conversation.
+         */
+        Message: {
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "system" | "user" | "assistant";
+            /** Content */
+            content: string;
         };
         /**
          * Meta
@@ -713,7 +1156,7 @@ export interface components {
                 [key: string]: number;
             };
             capabilities: components["schemas"]["Capabilities"];
-            worker: components["schemas"]["Worker"];
+            worker: components["schemas"]["WorkerStatus"];
             /** Read Only */
             read_only: boolean;
             /** Author */
@@ -801,6 +1244,65 @@ export interface components {
             after: number[];
         };
         /**
+         * PlaceTrace
+         * @description What the edits do at one place of the steered text, where the model predicts the token behind it.
+         *
+         *     kl: KL(steered || base) of that prediction, in nats, both on the steered text
+         *     relative: for each edited site, |x' - x| / |x|
+         */
+        PlaceTrace: {
+            /** Position */
+            position: number;
+            /** Kl */
+            kl: number;
+            /**
+             * Changed
+             * @description whether the likeliest next token is another one
+             */
+            changed: boolean;
+            /**
+             * Likely
+             * @description the likeliest next tokens under edits; of the last place of a pass
+             */
+            likely: components["schemas"]["Likely"][];
+            /** Relative */
+            relative: {
+                [key: string]: number;
+            };
+        };
+        /**
+         * Problem
+         * @description What went wrong (RFC 9457): what was found, what would have been right, what to do.
+         */
+        Problem: {
+            /**
+             * Type
+             * @default about:blank
+             */
+            type: string;
+            /** Title */
+            title: string;
+            /** Status */
+            status: number;
+            /** Detail */
+            detail: string;
+            /**
+             * Found
+             * @default null
+             */
+            found: unknown;
+            /**
+             * Expected
+             * @default null
+             */
+            expected: unknown;
+            /**
+             * Hint
+             * @default null
+             */
+            hint: string | null;
+        };
+        /**
          * RunCard
          * @description A training run. ``last`` is the newest row of its log; ``dictionaries`` are the bundles made from it.
          */
@@ -858,6 +1360,114 @@ export interface components {
             ce_recovered: number | null;
         };
         /**
+         * SteerDone
+         * @description Event ``done``.
+         */
+        SteerDone: {
+            /** Baseline */
+            baseline: string;
+            /** Steered */
+            steered: string;
+            /** Seed */
+            seed: number;
+            /**
+             * Stopped
+             * @description whether the steered text ended by itself
+             */
+            stopped: boolean;
+            /** Mean Kl */
+            mean_kl: number;
+            /** First Token Ms */
+            first_token_ms: number;
+            /** Ms */
+            ms: number;
+        };
+        /**
+         * SteerRequest
+         * @description A continuation with and without edits, side by side.
+         */
+        SteerRequest: {
+            /** Text */
+            text?: string | null;
+            /** Messages */
+            messages?: components["schemas"]["Message"][] | null;
+            /** Edits */
+            edits: components["schemas"]["EditIn"][];
+            /**
+             * Max Tokens
+             * @default 64
+             */
+            max_tokens: number;
+            /**
+             * Temperature
+             * @default 0
+             */
+            temperature: number;
+            /** Top K */
+            top_k?: number | null;
+            /**
+             * Seed
+             * @description null: one is drawn, and reported
+             */
+            seed?: number | null;
+            /**
+             * Guard
+             * @description measure what the edits do to ordinary text of the bundle
+             * @default true
+             */
+            guard: boolean;
+        };
+        /**
+         * SteerStart
+         * @description Event ``start``: the prompt, and what the edits come to.
+         *
+         *     values: for each edit, the activation, length, share or factor that its strength stands for
+         */
+        SteerStart: {
+            /** Id */
+            id: string;
+            /** Tokens */
+            tokens: components["schemas"]["TokenOut"][];
+            /** Seed */
+            seed: number;
+            /** Values */
+            values: number[];
+            /** Baseline Cached */
+            baseline_cached: boolean;
+            /** Other Model */
+            other_model: string[];
+        };
+        /**
+         * SteerToken
+         * @description Events ``baseline.token`` and ``steered.token``. ``piece`` is what the token adds to the text shown so far.
+         */
+        SteerToken: {
+            /**
+             * N
+             * @description counted from 0
+             */
+            n: number;
+            /** Id */
+            id: number;
+            /** Text */
+            text: string;
+            /** Piece */
+            piece: string;
+            /**
+             * Logprob
+             * @description nats, under the model that chose it, at temperature 1
+             */
+            logprob: number;
+        };
+        /**
+         * SteerTrace
+         * @description Event ``trace``: the places of one pass; the first pass holds the prompt.
+         */
+        SteerTrace: {
+            /** Places */
+            places: components["schemas"]["PlaceTrace"][];
+        };
+        /**
          * Storage
          * @description The disk under the first root, in bytes.
          */
@@ -882,6 +1492,21 @@ export interface components {
             value: number | null;
         };
         /**
+         * TokenOut
+         * @description One token of a text. Tokens that are part of a character show their bytes, as in ``\xe2\x86``.
+         */
+        TokenOut: {
+            /** Id */
+            id: number;
+            /** Text */
+            text: string;
+            /**
+             * Special
+             * @default false
+             */
+            special: boolean;
+        };
+        /**
          * Uses
          * @description Where a feature is used.
          */
@@ -896,49 +1521,102 @@ export interface components {
             graphs: string[];
         };
         /**
-         * Worker
-         * @description The process that runs models.
+         * WarmRequest
+         * @description What is about to be asked of the worker: it starts, and loads this.
          */
-        Worker: {
+        WarmRequest: {
+            /** Dicts */
+            dicts?: string[];
+        };
+        /**
+         * WhereIn
+         * @description Which tokens are edited. ``generation: [0]`` is the first generated token's own place.
+         */
+        WhereIn: {
+            /**
+             * Prompt
+             * @description places in the prompt, counted from 0, or negative from its end
+             * @default all
+             */
+            prompt: "all" | number[];
+            /**
+             * Generation
+             * @description places among the generated tokens, counted from 0
+             * @default all
+             */
+            generation: "all" | number[];
+        };
+        /**
+         * WholeHit
+         * @description A feature that fires in a text; ``value`` is its largest activation, at ``position``.
+         */
+        WholeHit: {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /** Value */
+            value: number;
+            /** Relative */
+            relative: number | null;
+            /** Density */
+            density: number | null;
+            /** Label */
+            label: string | null;
+            /** Position */
+            position: number;
+            /**
+             * Mean
+             * @description over the tokens where it fires
+             */
+            mean: number;
+            /**
+             * N Tokens
+             * @description tokens where it fires
+             */
+            n_tokens: number;
+        };
+        /**
+         * WorkerModel
+         * @description Something the worker holds in memory.
+         */
+        WorkerModel: {
+            /** Name */
+            name: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "model" | "dictionary";
+            /** Bytes */
+            bytes: number;
+        };
+        /**
+         * WorkerStatus
+         * @description The process that runs models. ``cold`` until it is first needed.
+         */
+        WorkerStatus: {
             /**
              * State
              * @enum {string}
              */
-            state: "absent" | "cold" | "loading" | "ready" | "busy" | "crashed";
+            state: "cold" | "loading" | "ready" | "busy" | "crashed";
+            /** Doing */
+            doing: string | null;
+            /**
+             * Waiting
+             * @default 0
+             */
+            waiting: number;
             /** Models */
-            models: string[];
-        };
-        /**
-         * Problem
-         * @description What went wrong (RFC 9457): what was found, what would have been right, what to do.
-         */
-        Problem: {
+            models: components["schemas"]["WorkerModel"][];
             /**
-             * Type
-             * @default about:blank
+             * Restarts
+             * @default 0
              */
-            type: string;
-            /** Title */
-            title: string;
-            /** Status */
-            status: number;
-            /** Detail */
-            detail: string;
-            /**
-             * Found
-             * @default null
-             */
-            found: unknown;
-            /**
-             * Expected
-             * @default null
-             */
-            expected: unknown;
-            /**
-             * Hint
-             * @default null
-             */
-            hint: string | null;
+            restarts: number;
+            /** Message */
+            message: string | null;
         };
         /**
          * Bookmark
@@ -982,6 +1660,92 @@ export interface components {
              * @default null
              */
             value: boolean | number | string | (boolean | number | string)[] | null;
+        };
+        /**
+         * EditIn
+         * @description One change of one feature.
+         *
+         *     add       x + strength * direction. unit norm: strength * R * u, with R the root mean square norm at the site over
+         *               the bundle's text and u the unit direction; local: strength * |x_t| * u at each token; maxact: as much as
+         *               strength times the feature's reference activation writes; raw: strength times the decoder row
+         *     clamp     the activation becomes strength times the reference activation (maxact), or strength itself (raw)
+         *     floor     at least that much      cap  at most that much
+         *     scale     strength times what it was      ablate  0, whatever strength says
+         *
+         *     The reference activation is the 99.9th percentile of the feature's activations in the bundle, where it fires.
+         */
+        "EditIn-Input": {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /**
+             * Op
+             * @default add
+             * @enum {string}
+             */
+            op: "add" | "clamp" | "floor" | "cap" | "scale" | "ablate";
+            /**
+             * Strength
+             * @default 0
+             */
+            strength: number;
+            /**
+             * Unit
+             * @description null: norm for add, maxact for clamp, floor and cap
+             * @default null
+             */
+            unit: ("norm" | "local" | "maxact" | "raw") | null;
+            /**
+             * @default {
+             *       "prompt": "all",
+             *       "generation": "all"
+             *     }
+             */
+            where: components["schemas"]["WhereIn-Input"];
+        };
+        /**
+         * EditIn
+         * @description One change of one feature.
+         *
+         *     add       x + strength * direction. unit norm: strength * R * u, with R the root mean square norm at the site over
+         *               the bundle's text and u the unit direction; local: strength * |x_t| * u at each token; maxact: as much as
+         *               strength times the feature's reference activation writes; raw: strength times the decoder row
+         *     clamp     the activation becomes strength times the reference activation (maxact), or strength itself (raw)
+         *     floor     at least that much      cap  at most that much
+         *     scale     strength times what it was      ablate  0, whatever strength says
+         *
+         *     The reference activation is the 99.9th percentile of the feature's activations in the bundle, where it fires.
+         */
+        "EditIn-Output": {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /**
+             * Op
+             * @default add
+             * @enum {string}
+             */
+            op: "add" | "clamp" | "floor" | "cap" | "scale" | "ablate";
+            /**
+             * Strength
+             * @default 0
+             */
+            strength: number;
+            /**
+             * Unit
+             * @description null: norm for add, maxact for clamp, floor and cap
+             * @default null
+             */
+            unit: ("norm" | "local" | "maxact" | "raw") | null;
+            /**
+             * @default {
+             *       "prompt": "all",
+             *       "generation": "all"
+             *     }
+             */
+            where: components["schemas"]["WhereIn-Output"];
         };
         /**
          * EditItem
@@ -1266,6 +2030,22 @@ export interface components {
             items: string[];
         };
         /**
+         * Prompt
+         * @description A text, or a conversation that goes through the model's chat template.
+         */
+        Prompt: {
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["Message"][] | null;
+        };
+        /**
          * Setting
          * @description A value under a key.
          */
@@ -1304,6 +2084,42 @@ export interface components {
             color: string | null;
             /** N Features */
             n_features: number;
+        };
+        /**
+         * WhereIn
+         * @description Which tokens are edited. ``generation: [0]`` is the first generated token's own place.
+         */
+        "WhereIn-Input": {
+            /**
+             * Prompt
+             * @description places in the prompt, counted from 0, or negative from its end
+             * @default all
+             */
+            prompt: "all" | number[];
+            /**
+             * Generation
+             * @description places among the generated tokens, counted from 0
+             * @default all
+             */
+            generation: "all" | number[];
+        };
+        /**
+         * WhereIn
+         * @description Which tokens are edited. ``generation: [0]`` is the first generated token's own place.
+         */
+        "WhereIn-Output": {
+            /**
+             * Prompt
+             * @description places in the prompt, counted from 0, or negative from its end
+             * @default all
+             */
+            prompt: "all" | number[];
+            /**
+             * Generation
+             * @description places among the generated tokens, counted from 0
+             * @default all
+             */
+            generation: "all" | number[];
         };
     };
     responses: never;
@@ -1727,6 +2543,229 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    activate_api_v1_activate_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ActivateRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ActivateResponse"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    activate_feature_api_v1_activate_feature_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FeatureRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureResponse"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    activate_diff_api_v1_activate_diff_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiffRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiffResponse"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    steer_api_v1_steer_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SteerRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string | components["schemas"]["SteerStart"] | components["schemas"]["SteerToken"] | components["schemas"]["SteerTrace"] | components["schemas"]["Guard"] | components["schemas"]["SteerDone"] | components["schemas"]["Problem"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    worker_status_api_v1_worker_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkerStatus"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    worker_events_api_v1_worker_events_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": components["schemas"]["WorkerStatus"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    warm_api_v1_worker_warm_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WarmRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkerStatus"];
+                };
             };
             /** @description What went wrong. */
             default: {

@@ -6,4 +6,5 @@ import type { Route } from './router.svelte';
 export const routes: Route[] = [
   { path: '/', name: 'home', load: () => import('$/pages/Home.svelte'), rail: { title: 'Home', icon: 'home', key: 'h' } },
   { path: '/d/:dict', name: 'dictionary', load: () => import('$/pages/Dictionary.svelte') },
+  { path: '/d/:dict/f/:feature', name: 'feature', load: () => import('$/pages/Feature.svelte') },
 ];
