@@ -66,7 +66,7 @@ _HOMES = {
     "evaluate": "evals",
     "from_array": "harvest",
     "live": "harvest",
-    "load": "dictionaries",
+    "load": "formats",
     "patch": "interventions",
     "repeat": "harvest",
     "shuffle": "harvest",

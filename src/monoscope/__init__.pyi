@@ -5,12 +5,12 @@ from monoscope.core.errors import UserError as UserError
 from monoscope.core.site import Site as Site
 from monoscope.dictionaries import Dictionary as Dictionary
 from monoscope.dictionaries import Recipe as Recipe
-from monoscope.dictionaries import load as load
 from monoscope.evals import Evaluation as Evaluation
 from monoscope.evals import evaluate as evaluate
 from monoscope.features import Analysis as Analysis
 from monoscope.features import FeatureBundle as FeatureBundle
 from monoscope.features import analyze as analyze
+from monoscope.formats import load as load
 from monoscope.harvest import ActivationSource as ActivationSource
 from monoscope.harvest import ActivationStore as ActivationStore
 from monoscope.harvest import TokenWindows as TokenWindows

@@ -19,9 +19,9 @@ def analyze(
         from monoscope.core.io import refuse_existing, write_text
         from monoscope.core.progress import silent
         from monoscope.core.ranks import rank_and_ranks
-        from monoscope.dictionaries import load
         from monoscope.features import analyze as describe
         from monoscope.features import analyze_part
+        from monoscope.formats import load
 
         settings = AnalyzeConfig.load(config, overrides or ())
         rank, ranks = rank_and_ranks()

@@ -8,6 +8,7 @@ import typer
 
 import monoscope
 from monoscope.cli.analyze import analyze
+from monoscope.cli.convert import convert
 from monoscope.cli.db import db
 from monoscope.cli.demo import demo
 from monoscope.cli.evaluate import evaluate
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (harvest, train, analyze, evaluate, demo, info):
+for verb in (harvest, train, analyze, evaluate, convert, demo, info):
     app.command()(verb)
 app.add_typer(db)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +24,10 @@ def evaluate(
     with session(as_json=as_json):
         from monoscope import evals
         from monoscope.cli.configs import EvaluateConfig, ReportConfig
+        from monoscope.cli.references import suspicions
         from monoscope.core.config import override, read_toml
         from monoscope.core.io import output_directory, refuse_existing, write_json, write_text
-        from monoscope.dictionaries import load
+        from monoscope.formats import load
 
         table = override(read_toml(config), overrides or ())
         if out is not None:
@@ -49,7 +51,9 @@ def evaluate(
             for label in labels
         }
         tables = {label: result.to_dict() for label, result in results.items()}
+        warnings = [words for result in results.values() for words in suspicions(dictionary, result)]
         table = next(iter(tables.values())) if len(tables) == 1 else {"models": tables}
+        table |= {"warnings": warnings} if warnings else {}
         if out is not None:
             with output_directory(out, force=force) as partial:
                 write_text(partial / "evaluate.toml", settings.to_toml())
@@ -58,3 +62,5 @@ def evaluate(
             show(table, as_json=True)
         else:
             print(*results.values(), sep="\n")
+            for words in warnings:
+                print(f"warning: {words}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``monoscope info``: what stands at a path."""
+"""``monoscope info``: what stands at a path, or at a reference to somebody's dictionary."""
 
 from __future__ import annotations
 
@@ -8,47 +8,67 @@ from typing import Annotated, Any
 
 import typer
 
+from monoscope.cli.convert import Choose, Format, Model, Reading, Ref
 from monoscope.cli.session import Json, session, show
 from monoscope.core.config import read_toml
 from monoscope.core.errors import DataError
 
+FILES = ("config.toml", "weights.safetensors")
 HIDDEN = ("schema", "schema_minor", "generator", "shards", "files", "tensors", "rows_per_batch", "layout", "inputs")
 
 
 def info(
-    path: Annotated[Path, typer.Argument(show_default=False, help="What monoscope or transformers wrote.")],
+    ref: Ref,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read all of it, and compare it with its checksums.")
     ] = False,
+    format: Format = None,
+    choices: Choose = None,
+    model: Model = None,
+    reading: Reading = None,
     as_json: Json = False,
 ) -> None:
-    """Describe a model, stored activations, a run, a suite, a dictionary or a feature bundle."""
+    """Describe a model, stored activations, a run, a suite, a feature bundle, or a dictionary, whoever wrote it.
+
+    With --model, a dictionary is tried on activations of a model, and what does not fit is said in words.
+    """
     with session(as_json=as_json):
-        result = describe(path)
-        if verify:
-            check(path, result["kind"])
-            result["verified"] = True
-        show(result, as_json=as_json)
+        path = Path(ref)
+        if ":" not in ref and not path.exists():
+            raise DataError(f"there is nothing at {path}")
+        if any((format, choices, model, reading)) or not _is_ours(path):
+            from monoscope.cli import references
+
+            result = references.describe(ref, format, choices, model, reading)
+            if verify:
+                references.verify(ref, format)
+        else:
+            result = describe(path)
+            if verify:
+                check(path, result["kind"])
+        show(result | ({"verified": True} if verify else {}), as_json=as_json)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether monoscope or transformers wrote what stands at a path."""
+    marks = ("manifest.json", "suite.toml", "training.toml")
+    if any((path / name).is_file() for name in marks) or all((path / name).is_file() for name in FILES):
+        return True
+    config = path / "config.json"
+    return config.is_file() and "model_type" in _json(config)
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What stands at a path, by its manifest or configuration alone. Raises DataError for what is not ours."""
-    if not path.exists():
-        raise DataError(f"there is nothing at {path}")
+    """What stands at a path, by its manifest or configuration alone."""
     if (path / "manifest.json").is_file():
         return _manifest(path)
-    if (path / "weights.safetensors").is_file() and (path / "config.toml").is_file():
+    if all((path / name).is_file() for name in FILES):
         return _dictionary(path)
     if (path / "suite.toml").is_file():
         return _suite(path)
     if (path / "training.toml").is_file():
         return _run(path)
-    if (path / "config.json").is_file():
-        return _model(path)
-    found = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) if path.is_dir() else "a file"
-    raise DataError(
-        f"{path} is no model, activations, run, suite, dictionary or bundle; found {found or 'an empty directory'}"
-    )
+    return _model(path)
 
 
 def check(path: Path, kind: str) -> None:
@@ -116,8 +136,6 @@ def _suite(path: Path) -> dict[str, Any]:
 
 def _model(path: Path) -> dict[str, Any]:
     config = _json(path / "config.json")
-    if "model_type" not in config:
-        raise DataError(f"{path / 'config.json'} names no model_type: not a Hugging Face model")
     sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings")
     weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     known = {name: config[name] for name in sizes if name in config}

@@ -106,7 +106,8 @@ def assemble(
 ) -> Dictionary:
     """The dictionary of a table and its tensors, ready for inference; ``where`` is what errors call their origin.
 
-    Raises DataError or ConfigError before any tensor is read where names or shapes do not fit.
+    Raises DataError or ConfigError before any tensor is read where names or shapes do not fit, and DataError for
+    numbers that are not finite.
     """
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in _build(table, where).state_dict().items()}
@@ -115,7 +116,10 @@ def assemble(
     own = dictionary.state_dict()
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor if isinstance(tensor, Tensor) else tensor.read())  # in place: keeps memory layouts
+            values = tensor if isinstance(tensor, Tensor) else tensor.read()
+            own[name].copy_(values)  # in place: the memory layout of the parameters stays
+            if not own[name].isfinite().all():
+                raise DataError(f"{name} in {where} holds numbers that are not finite")
     return dictionary.eval().requires_grad_(False)
 
 

@@ -53,7 +53,9 @@ class Layout(ABC):
     def read(self, folder: Folder, entry: str = "", choices: Mapping[str, str] | None = None) -> Opened:
         """One dictionary of a folder. Raises DataError, naming the file and what is wrong.
 
-        ``choices`` settle what files leave open; what is not chosen takes the likeliest value, and says so.
+        ``choices`` settle what files leave open; what is not chosen takes the likeliest value, and says so. The rules
+        that this dictionary's files leave open, each with the value taken, are ``about.chosen``: activations, where
+        there are some, decide between their values (``Found.fitted``).
         """
 
     def write(self, dictionary: Dictionary, directory: Path, about: About) -> Receipt:

@@ -14,29 +14,42 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
 
 from monoscope.core.errors import ConfigError, DataError, nearest
 from monoscope.dictionaries import Dictionary
+from monoscope.dictionaries import load as load_native
+from monoscope.dictionaries.saved import CONFIG
+from monoscope.formats.check import Activations, best, check, sample
 from monoscope.formats.folder import Folder, LocalFolder
 from monoscope.formats.layout import Layout
 from monoscope.formats.layouts import LAYOUTS, layout_of
+from monoscope.formats.native import Native
 from monoscope.formats.opened import Opened
 
 
 @dataclass(frozen=True)
 class Found:
-    """A reference whose layout was recognized, or was given; ``evidence`` says why it is this one."""
+    """A reference whose layout was recognized, or was given; ``evidence`` says why it is this one.
+
+    entry: which of a set is meant; "" where that is up to the reference
+    """
 
     folder: Folder
     layout: Layout
     evidence: str
+    entry: str = ""
 
     def entries(self) -> list[str]:
         """What there is to open, as the rest of a path: ``[""]``, or the entries of a set."""
         return self.layout.entries(self.folder)
+
+    def at(self, entry: str) -> Found:
+        """The same, of one entry of a set."""
+        return dataclasses.replace(self, entry=entry)
 
     def open(self, **choices: str) -> Opened:
         """The one dictionary there is. Raises DataError where a set leaves open which one is meant."""
@@ -47,13 +60,34 @@ class Found:
             if self.layout.choices[name] and value not in self.layout.choices[name]:
                 allowed = " or ".join(map(repr, self.layout.choices[name]))
                 raise ConfigError(f"{name} is {allowed}, found {value!r}")
-        opened = self.layout.read(self.folder, self._which(), choices)
-        about = dataclasses.replace(opened.about, where=opened.about.where or self.folder.name)
+        entry = self._which()
+        opened = self.layout.read(self.folder, entry, choices)
+        about = dataclasses.replace(opened.about, where=opened.about.where or self.folder.name, entry=entry)
         return dataclasses.replace(opened, about=about, evidence=opened.evidence or self.evidence)
+
+    def fitted(self, activations: Activations, **choices: str) -> Opened:
+        """``open``, with the rules that its files leave open settled by what fits activations best, on the record."""
+        opened = self.open(**choices)
+        rules = [name for name in opened.about.chosen if name not in choices]
+        if not rules:
+            return opened
+        batches, fvu, candidates = sample(activations), {}, {}
+        for values in product(*(self.layout.choices[name] for name in rules)):
+            words = ", ".join(f"{name} = {value}" for name, value in zip(rules, values, strict=True))
+            candidates[words] = self.open(**choices, **dict(zip(rules, values, strict=True)))
+            fvu[words] = check(candidates[words].dictionary(), batches).fvu
+        choice = best(fvu)
+        chosen = candidates[choice.name]
+        about = dataclasses.replace(chosen.about, inferred=(*chosen.about.inferred, choice.words))
+        return dataclasses.replace(chosen, about=about)
 
     def _which(self) -> str:
         """The entry that is meant. Raises DataError where a set holds several."""
         entries, folder = self.entries(), self.folder
+        if self.entry:
+            if self.entry not in entries:
+                raise DataError(f"{folder.name} has no entry {self.entry}; {nearest(self.entry, entries)}")
+            return self.entry
         if folder.focus in entries:
             return folder.focus
         if len(entries) == 1:
@@ -98,9 +132,11 @@ def folder_of(ref: str | Path) -> Folder:
 
 
 def _listed(folder: Folder) -> str:
+    if folder.focus:
+        return f"a file, {folder.focus}"
     names = folder.names()
     more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
-    return (", ".join(names[:10]) + more) or "nothing"
+    return (", ".join(names[:10]) + more) or "an empty directory"
 
 
 def open(ref: str | Path, format: str | None = None, **choices: str) -> Opened:
@@ -119,4 +155,6 @@ def load(
     choices: Mapping[str, str] | None = None,
 ) -> Dictionary:
     """A dictionary, whoever wrote it, ready for inference: a path, and whatever else ``open`` takes."""
+    if format in (None, Native.name) and not choices and (Path(ref) / CONFIG).is_file():
+        return load_native(ref).to(dtype)
     return open(ref, format, **(choices or {})).dictionary(dtype)

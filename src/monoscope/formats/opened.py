@@ -77,11 +77,7 @@ class Opened:
         table = {"acts_scale": 1.0, **self.table}
         if "provenance" not in table:
             table["provenance"] = self._provenance()
-        dictionary = assemble(table, self.tensors, where, dtype)
-        for name, tensor in dictionary.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise DataError(f"{name} of {where} holds numbers that are not finite")
-        return dictionary
+        return assemble(table, self.tensors, where, dtype)
 
     def _provenance(self) -> dict[str, Any]:
         """What later stages look for: the model and how it was read, and where the weights come from."""

@@ -93,8 +93,10 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         dictionary.W_dec[3, 2] = float("nan")
     dictionary.save(tmp_path / "d")
-    with pytest.raises(DataError, match="W_dec of .* holds numbers that are not finite"):
+    with pytest.raises(DataError, match="W_dec in .* holds numbers that are not finite"):
         formats.load(tmp_path / "d")
+    with pytest.raises(DataError, match="W_dec in .* holds numbers that are not finite"):
+        formats.open(tmp_path / "d").dictionary()
 
 
 def test_what_nothing_recognizes_is_said_to_be_so(tmp_path: Path) -> None:
