@@ -31,10 +31,18 @@ def coder(numbers: Numbers, **settings: object) -> SparseCoder:
     return made
 
 
-def dense(made: SparseCoder, x: torch.Tensor) -> torch.Tensor:
-    """Its latent activations as a whole matrix."""
+def computed(made: SparseCoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Its latent activations as a whole matrix, and its reconstruction.
+
+    Without ``forward``, which with multi_topk returns what 4k latents reconstruct, the term of its loss.
+    """
     top, indices, _ = made.encode(x)
-    return torch.zeros(*x.shape[:-1], made.num_latents).scatter_(-1, indices, top)
+    recon = made.decode(top, indices)
+    if made.W_skip is not None:
+        recon = recon + x @ made.W_skip.mT
+    if not made.cfg.multi_topk:
+        torch.testing.assert_close(recon, made(x).sae_out)
+    return torch.zeros(*x.shape[:-1], made.num_latents).scatter_(-1, indices, top), recon
 
 
 def trained() -> None:
@@ -67,7 +75,7 @@ def trained() -> None:
         with torch.no_grad():
             made, x = SparseCoder.load_from_disk(directory / hookpoint), Numbers(200).x(16, D)
             note = "24 steps of its own training"
-            finish(directory / hookpoint, "eai-sparsify", x, dense(made, x), made(x).sae_out, note=note)
+            finish(directory / hookpoint, "eai-sparsify", x, *computed(made, x), note=note)
 
 
 @torch.no_grad()
@@ -88,7 +96,7 @@ def filled() -> None:
         directory = start("sparsify", f"{name}/layers.1" + (".mlp" if settings.get("transcode") else ""))
         made.save_to_disk(directory)
         made = SparseCoder.load_from_disk(directory)
-        finish(directory, "eai-sparsify", x, dense(made, x), made(x).sae_out)
+        finish(directory, "eai-sparsify", x, *computed(made, x))
 
     # Before 2025-02-12 a transcoder subtracted b_dec from its input. Such a file differs in nothing but the keys its
     # cfg.json lacks; what the code of that time computed is what today's computes with transcode false.
@@ -99,7 +107,7 @@ def filled() -> None:
     made.save_to_disk(directory)
     made.cfg.transcode = False
     note = "transcode is true in cfg.json; computed with the centering of the code before 2025-02-12"
-    finish(directory, "eai-sparsify", x, dense(made, x), made(x).sae_out, note=note)
+    finish(directory, "eai-sparsify", x, *computed(made, x), note=note)
 
     numbers = Numbers(101)
     made, x = coder(numbers, k=5, expansion_factor=3, normalize_decoder=False), numbers.x(16, D)
@@ -110,7 +118,7 @@ def filled() -> None:
         del config[key]
     (directory / "cfg.json").write_text(json.dumps({**config, "signed": False}))
     made = SparseCoder.load_from_disk(directory)
-    finish(directory, "eai-sparsify", x, dense(made, x), made(x).sae_out, note="keys of cfg.json as before 2025")
+    finish(directory, "eai-sparsify", x, *computed(made, x), note="keys of cfg.json as before 2025")
 
 
 def main() -> None:

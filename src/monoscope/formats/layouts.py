@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from monoscope.core.errors import ConfigError, nearest
+from monoscope.formats.dictionary_learning import DictionaryLearning
 from monoscope.formats.gemma_scope import GemmaScope
 from monoscope.formats.gemma_scope_2 import GemmaScope2
 from monoscope.formats.goodfire import Goodfire, QResearch
@@ -11,10 +12,17 @@ from monoscope.formats.llama_scope import LlamaScope, R1Distill
 from monoscope.formats.native import Native
 from monoscope.formats.openai import OpenAI
 from monoscope.formats.qwen_scope import QwenScope
+from monoscope.formats.saelens import SAELens
+from monoscope.formats.saelens_old import SAELensOld
 from monoscope.formats.small import AttentionAutoencoders, Temporal
+from monoscope.formats.sparsify import Sparsify
 
 LAYOUTS: tuple[Layout, ...] = (
     Native(),
+    SAELens(),
+    SAELensOld(),
+    Sparsify(),
+    DictionaryLearning(),
     GemmaScope(),
     GemmaScope2(),
     LlamaScope(),

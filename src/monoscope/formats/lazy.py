@@ -123,16 +123,34 @@ class Lazy:
         dtype = torch.promote_types(self.dtype, torch.float32)
         return self.elementwise(lambda part: part.to(dtype) * factor, dtype)
 
-    def scaled_along(self, axis: int, factors: Tensor) -> Lazy:
+    def scaled_along(self, axis: int, factors: Tensor | Lazy) -> Lazy:
         """Times a number for each entry of one axis, in fp32 at least."""
-        assert factors.shape == (self.shape[axis],), f"{tuple(factors.shape)} factors for axis {axis} of {self}"
-        dtype = torch.promote_types(self.dtype, torch.promote_types(factors.dtype, torch.float32))
+        return self._along(axis, factors, torch.mul)
+
+    def shifted_by(self, other: Tensor | Lazy) -> Lazy:
+        """A vector plus another, in fp32 at least."""
+        return self._along(0, other, torch.add)
+
+    def _along(self, axis: int, others: Tensor | Lazy, op: Callable[[Tensor, Tensor], Tensor]) -> Lazy:
+        lazy = others if isinstance(others, Lazy) else Lazy.of(others)
+        assert lazy.shape == (self.shape[axis],), f"{lazy} along axis {axis} of {self}"
+        dtype = torch.promote_types(self.dtype, torch.promote_types(lazy.dtype, torch.float32))
         view = [-1 if i == axis else 1 for i in range(self.ndim)]
 
         def block(region: Region) -> Tensor:
-            return self._block(region).to(dtype) * factors[region[axis]].to(dtype).view(view)
+            return op(self._block(region).to(dtype), lazy._block((region[axis],)).to(dtype).view(view))
 
         return Lazy(self.shape, dtype, block)
+
+    def row_norms(self) -> Lazy:
+        """The norm of each row of a matrix, in fp32 at least."""
+        assert self.ndim == 2, f"{self} has no rows"
+        dtype = torch.promote_types(self.dtype, torch.float32)
+
+        def block(region: Region) -> Tensor:
+            return self._block((region[0], slice(0, self.shape[1]))).to(dtype).norm(dim=1)
+
+        return Lazy(self.shape[:1], dtype, block)
 
     def map(self, fn: Callable[[Tensor], Tensor], shape: Sequence[int], dtype: torch.dtype | None = None) -> Lazy:
         """Any function of the whole, which is read for any part of the result."""
