@@ -1,18 +1,15 @@
 """Golden files of circuit-tracer: transcoder sets and cross-layer transcoders that its own code writes, and computes.
 
-Runs where circuit-tracer is installed, without monoscope:  python make_circuit_tracer.py OUT
+Runs where circuit-tracer is installed, without monoscope:  python make_circuit_tracer.py [CASE ...]
 
-Every case is a directory with ``config.yaml``, the library's tensor files, ``io.safetensors`` (``x``, ``acts``,
-``recon``, all ``[layer, token, width]``) and ``made.json``. Weights are random, and skips are not symmetric. In the
+Every case is a directory with ``config.yaml``, the library's tensor files, and ``x``, ``acts`` and ``recon``, all
+``[layer, token, width]``. Weights are random, and skips are not symmetric. In the
 TopK set some tokens have fewer than k positive pre-activations: the library keeps negative ones there.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -24,7 +21,7 @@ from circuit_tracer.transcoder.single_layer_transcoder import (
     TranscoderSet,
     load_transcoder_set,
 )
-from safetensors.torch import save_file
+from golden_files import finish, start
 
 D, F, N, LAYERS, K = 8, 24, 16, 3, 14
 SETS = {
@@ -89,10 +86,9 @@ def cross_layer(function: str, directory: Path, generator: torch.Generator) -> t
     return load_clt(str(directory), device=torch.device("cpu"), dtype=torch.float32), config
 
 
-def make(name: str, directory: Path) -> None:
+def make(name: str) -> None:
     generator = torch.Generator().manual_seed(sorted([*SETS, *CLTS]).index(name))
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    directory = start("circuit_tracer", name)
     if name in SETS:
         model, config = transcoder_set(SETS[name], directory, generator)
     else:
@@ -104,20 +100,9 @@ def make(name: str, directory: Path) -> None:
         recon = model.decode(acts, x)
         for step in (1 + 1e-5, 1 - 1e-5):
             assert torch.equal(model.encode(x * step) != 0, acts != 0), f"{name}: a score lies at its threshold"
-    values = {"x": x, "acts": acts, "recon": recon}
-    save_file({key: value.contiguous() for key, value in values.items()}, directory / "io.safetensors")
-    made = {
-        "library": "circuit-tracer",
-        "version": version("circuit-tracer"),
-        "torch": torch.__version__,
-        "script": Path(__file__).name,
-        "case": name,
-    }
-    (directory / "made.json").write_text(json.dumps(made, indent=1) + "\n")
-    print(f"{name:20} {(acts != 0).float().mean():.0%} active, {(acts < 0).float().mean():.0%} negative")
+    finish(directory, "circuit-tracer", x, acts, recon)
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    for case in sys.argv[2:] or [*SETS, *CLTS]:
-        make(case, out / case)
+    for case in sys.argv[1:] or [*SETS, *CLTS]:
+        make(case)

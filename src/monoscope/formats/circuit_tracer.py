@@ -1,0 +1,290 @@
+"""circuit-tracer: sets of transcoders, one for each layer, and cross-layer transcoders (CLTs). Read.
+
+    config.yaml      model_name, model_kind, feature_input_hook, feature_output_hook, scan; TopK sets: activation, k
+
+    transcoder_set, an entry for each layer_{i}.safetensors, layers 0..L-1 with equally many features:
+        W_enc [F, d]  b_enc [F]  W_dec [F, d]  b_dec [d]  optional W_skip [d, d], activation_function.threshold [F]
+        acts = phi(x @ W_enc.T + b_enc)        recon = acts @ W_dec + b_dec + x @ W_skip.T
+
+    cross_layer_transcoder:
+        W_enc_{i}.safetensors   W_enc_{i} [F, d]  b_enc_{i} [F]  b_dec_{i} [d]  optional threshold_{i} [F]
+        W_dec_{i}.safetensors   W_dec_{i} [F, L - i, d]: row j of a feature writes layer i + j
+        recon_t = sum_{i <= t} acts_i @ W_dec_i[:, t - i] + b_dec_t
+
+phi is JumpReLU where there are thresholds, TopK where config.yaml says so, else ReLU. Nothing is centered.
+
+Traps. Its TopK has no ReLU: where fewer than k are positive, it keeps negative ones. What is read is told by the hook's
+name alone: ``hook_resid_mid`` is the raw stream, ``ln2.hook_normalized`` normalized before the gain, ``mlp.hook_in``
+after it. ``b_dec_i`` belongs to the layer that is written. One ``W_dec_i`` row block is read alone. Features and errors
+at the first position are zeroed where the library attributes (the first four of Gemma 3 chat models).
+
+Source: decoderesearch/circuit-tracer ``transcoder/*.py``, ``utils/hf_utils.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from monoscope.core.errors import ConfigError, DataError, SiteError
+from monoscope.core.site import Site
+from monoscope.formats.folder import Folder
+from monoscope.formats.layout import Layout
+from monoscope.formats.lazy import Lazy
+from monoscope.formats.opened import About, Opened, check_keys, check_shape, check_tensors
+from monoscope.models.names import translate
+
+CONFIG = "config.yaml"
+LAYER = re.compile(r"(?:(.+)/)?layer_(\d+)\.safetensors")
+ENCODER = re.compile(r"(?:(.+)/)?W_enc_(\d+)\.safetensors")
+SET, CLT = "transcoder_set", "cross_layer_transcoder"
+INPUTS = {"resid_mid": "hook_resid_mid", "mlp_in": "mlp.hook_in", "mlp_normalized": "ln2.hook_normalized"}
+"""Choices of what is read where no config.yaml says it, and the library's names for them."""
+
+_KEYS = {
+    "model_name", "model_kind", "feature_input_hook", "feature_output_hook", "scan", "transcoders", "activation", "k",
+    "subfolder", "repo_id", "revision",
+}  # fmt: skip
+
+
+class CircuitTracer(Layout):
+    """A set of transcoders, or a CLT."""
+
+    name: ClassVar[str] = "circuit_tracer"
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"reads": tuple(INPUTS)}
+
+    def evidence(self, folder: Folder) -> str | None:
+        """A config.yaml with model_kind, or files named as the library names them."""
+        kind = self._config(folder).get("model_kind")
+        if kind in (SET, CLT):
+            return f"{CONFIG} with model_kind: {kind}"
+        names = set(folder.names())
+        if "W_enc_0.safetensors" in names and "W_dec_0.safetensors" in names:
+            return "W_enc_0.safetensors and W_dec_0.safetensors"
+        first = next((name for name in sorted(names) if LAYER.fullmatch(name)), None)
+        if first is not None and {"W_enc", "W_dec", "b_enc"} <= {*folder.tensors(first)}:
+            return f"{first} with W_enc and W_dec"
+        return None
+
+    def entries(self, folder: Folder) -> list[str]:
+        """The files of a set, by layer; a CLT is one dictionary."""
+        if self._is_cross_layer(folder):
+            return [""]
+        config = self._config(folder)
+        if "transcoders" in config:
+            return list(_listed(config, folder))
+        found = _numbered(folder, LAYER, str(config.get("subfolder") or ""))
+        return [found[layer] for layer in sorted(found)]
+
+    def read(self, folder: Folder, entry: str = "", choices: Mapping[str, str] | None = None) -> Opened:
+        """One layer's transcoder, or the CLT."""
+        config, choices = self._config(folder), choices or {}
+        check_keys(config, _KEYS, folder.where(CONFIG))
+        if self._is_cross_layer(folder):
+            return self._cross_layer(folder, config, choices)
+        layers = {name: layer for layer, name in enumerate(_listed(config, folder))} if "transcoders" in config else {}
+        if entry not in layers:
+            match = LAYER.fullmatch(entry)
+            if match is None:
+                raise DataError(f"{folder.where(entry)} is not named layer_i.safetensors, which says the layer")
+            layers[entry] = int(match[2])
+        return self._transcoder(folder, entry, layers[entry], config, choices)
+
+    def _config(self, folder: Folder) -> dict[str, Any]:
+        return folder.yaml(CONFIG) if folder.has(CONFIG) else {}
+
+    def _is_cross_layer(self, folder: Folder) -> bool:
+        kind = self._config(folder).get("model_kind")
+        if kind is not None and kind not in (SET, CLT):
+            raise DataError(f"{folder.where(CONFIG)} has model_kind {kind!r}; known: {SET}, {CLT}")
+        return kind == CLT if kind else any(ENCODER.fullmatch(name) for name in folder.names())
+
+    def _transcoder(
+        self, folder: Folder, file: str, layer: int, config: Mapping[str, Any], choices: Mapping[str, str]
+    ) -> Opened:
+        where, tensors = folder.where(file), folder.tensors(file)
+        threshold, counts = "activation_function.threshold", {"k", "activation_function.k"}
+        check_tensors(tensors, {"W_enc", "b_enc", "W_dec", "b_dec"}, {"W_skip", threshold} | counts, where)
+        check_shape(tensors["W_enc"], (None, None), "W_enc", where)
+        n, d = tensors["W_enc"].shape
+        for name, shape in {"b_enc": (n,), "W_dec": (n, d), "b_dec": (d,), "W_skip": (d, d), threshold: (n,)}.items():
+            if name in tensors:
+                check_shape(tensors[name], shape, name, where)
+        stored = next((int(tensors[name].read()) for name in sorted(counts & tensors.keys())), None)
+        function = self._function(folder, config, threshold in tensors, stored)
+        found = {
+            "W_enc": tensors["W_enc"].t(),
+            "b_enc": tensors["b_enc"],
+            "W_dec": tensors["W_dec"],
+            "b_dec": tensors["b_dec"],
+        }
+        if "W_skip" in tensors:
+            found["W_skip"] = tensors["W_skip"].t()
+        if threshold in tensors:
+            found["activation.threshold"] = _thresholds(tensors[threshold], threshold, where)
+        reads, writes, about = self._sites(folder, [layer], config, choices, (file,))
+        wiring = {"kind": "autoencoder", "n_features": n, "skip": "W_skip" in tensors}
+        wiring |= {"center": False, "unit_norm": False}
+        table = {"wiring": wiring, "function": function, "reads": reads, "writes": writes}
+        table["widths"] = dict.fromkeys([*reads, *writes], d)
+        return Opened(self.name, table, found, about)
+
+    def _function(
+        self, folder: Folder, config: Mapping[str, Any], has_threshold: bool, stored: int | None
+    ) -> dict[str, Any]:
+        where, said = folder.where(CONFIG), config.get("activation")
+        if said not in (None, "relu", "topk") and not (has_threshold and said in ("jumprelu", "jump_relu")):
+            raise ConfigError(f"{where} has activation {said!r}; known: relu, topk")
+        if said == "topk" or (said is None and stored is not None):
+            k = config.get("k", stored)
+            if has_threshold:
+                raise DataError(
+                    f"{where} says activation topk, and {folder.name} holds thresholds: one of them is wrong"
+                )
+            if type(k) is not int or k < 1 or (stored is not None and stored != k):
+                tensor = "" if stored is None else f", and the files hold k = {stored}"
+                raise ConfigError(f"{where} has activation topk and k = {k!r}{tensor}, where one number is expected")
+            return {"kind": "topk", "k": k, "relu": False}
+        if has_threshold:
+            if said == "relu":
+                raise DataError(
+                    f"{where} says activation relu, and {folder.name} holds thresholds: one of them is wrong"
+                )
+            return {"kind": "jumprelu"}
+        return {"kind": "relu"}
+
+    def _cross_layer(self, folder: Folder, config: Mapping[str, Any], choices: Mapping[str, str]) -> Opened:
+        prefix = str(config.get("subfolder") or "")
+        encoders = _numbered(folder, ENCODER, prefix)
+        layers = len(encoders)
+        missing = [i for i in range(layers) if i not in encoders]
+        if missing or not encoders:
+            raise DataError(f"{folder.name} lacks W_enc_{missing[0] if missing else 0}.safetensors")
+        decoders = [name.replace("W_enc_", "W_dec_") for _, name in sorted(encoders.items())]
+        found: dict[str, Lazy] = {"norm_scale": Lazy.of(torch.ones(layers))}
+        biases, thresholds, n, d = [], [], 0, 0
+        for i in range(layers):
+            where, tensors = folder.where(encoders[i]), folder.tensors(encoders[i])
+            check_tensors(tensors, {f"{name}_{i}" for name in ("W_enc", "b_enc", "b_dec")}, {f"threshold_{i}"}, where)
+            if i == 0:
+                check_shape(tensors["W_enc_0"], (None, None), "W_enc_0", where)
+                n, d = tensors["W_enc_0"].shape
+            shapes = {"W_enc": (n, d), "b_enc": (n,), "b_dec": (d,), "threshold": (n,)}
+            for name, shape in shapes.items():
+                if f"{name}_{i}" in tensors:
+                    check_shape(tensors[f"{name}_{i}"], shape, f"{name}_{i}", where)
+            check_tensors(folder.tensors(decoders[i]), {f"W_dec_{i}"}, set(), folder.where(decoders[i]))
+            decoder = folder.tensor(decoders[i], f"W_dec_{i}")
+            check_shape(decoder, (n, layers - i, d), f"W_dec_{i}", folder.where(decoders[i]))
+            found |= {
+                f"W_enc.{i}": tensors[f"W_enc_{i}"].t(),
+                f"b_enc.{i}": tensors[f"b_enc_{i}"],
+                f"W_dec.{i}": decoder,
+            }
+            biases.append(tensors[f"b_dec_{i}"])
+            if f"threshold_{i}" in tensors:
+                thresholds.append(_thresholds(tensors[f"threshold_{i}"], f"threshold_{i}", where))
+        found["b_dec"] = Lazy.stack(biases)
+        if thresholds and len(thresholds) < layers:
+            raise DataError(f"{folder.name} has thresholds for {len(thresholds)} of {layers} layers")
+        if thresholds:
+            found["activation.threshold"] = Lazy.stack(thresholds).reshape(layers * n)
+        if config.get("activation") not in (None, "relu", "jumprelu", "jump_relu"):
+            raise ConfigError(
+                f"{folder.where(CONFIG)} has activation {config['activation']!r}; a CLT is read with relu"
+            )
+        files = (*(encoders[i] for i in range(layers)), *decoders)
+        reads, writes, about = self._sites(folder, range(layers), config, choices, files)
+        table = {
+            "wiring": {"kind": "cross_layer", "n_features": n, "scale_by_decoder_norm": False},
+            "function": {"kind": "jumprelu" if thresholds else "relu"},
+            "reads": reads,
+            "writes": writes,
+            "widths": dict.fromkeys([*reads, *writes], d),
+        }
+        return Opened(self.name, table, found, about)
+
+    def _sites(
+        self,
+        folder: Folder,
+        layers: Sequence[int],
+        config: Mapping[str, Any],
+        choices: Mapping[str, str],
+        files: tuple[str, ...],
+    ) -> tuple[list[str], list[str], About]:
+        """What is read and written in each layer, and what is known beside."""
+        model, chosen = config.get("model_name"), {}
+        hooks = [config.get("feature_input_hook"), config.get("feature_output_hook")]
+        if "reads" in choices:
+            hooks[0], chosen = INPUTS[choices["reads"]], {"reads": choices["reads"]}
+        if hooks[0] is None:
+            raise DataError(
+                f"{folder.name} has no {CONFIG} that says which hook its features read, and three are in use: say "
+                f"reads={' or '.join(INPUTS)}"
+            )
+        inferred = ["the first position takes no part in attribution, as the library zeroes it"]
+        if hooks[1] is None:
+            hooks[1] = "mlp.hook_out" if hooks[0] == "mlp.hook_in" else "hook_mlp_out"
+            inferred.append(f"{hooks[1]} is written, as goes with {hooks[0]}")
+        sites: list[list[str]] = []
+        notes: list[str] = []
+        for hook in hooks:
+            try:
+                meant = [translate(f"blocks.{layer}.{hook}", str(model) if model else None) for layer in layers]
+            except SiteError as error:
+                raise DataError(f"{folder.where(CONFIG)} names a hook that is no site: {error}") from None
+            sites.append([str(Site.parse(each.site)) for each in meant])
+            notes += [note for note in meant[0].notes if note not in notes]
+        chat = re.search(r"gemma-3.*-it\b", str(model or "")) is not None
+        about = About(
+            entry=files[0] if len(files) == 1 else "",
+            files=((CONFIG,) if config else ()) + files,
+            model=str(model) if model else None,
+            library="circuit-tracer",
+            skip_first=4 if chat else 1,
+            origins={"reads": CONFIG, "writes": CONFIG, "function": f"{CONFIG} and the names of tensors"},
+            inferred=(*inferred, *notes),
+            chosen=chosen,
+        )
+        return sites[0], sites[1], about
+
+
+def _numbered(folder: Folder, pattern: re.Pattern[str], prefix: str) -> dict[int, str]:
+    """Files of a pattern by their number, in a directory."""
+    found: dict[int, str] = {}
+    for name in folder.names():
+        if (match := pattern.fullmatch(name)) and (match[1] or "") == prefix:
+            found[int(match[2])] = name
+    return found
+
+
+def _listed(config: Mapping[str, Any], folder: Folder) -> list[str]:
+    """Files that config.yaml lists, in the order of layers."""
+    listed = config["transcoders"]
+    if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
+        raise ConfigError(f"{folder.where(CONFIG)} has transcoders that are no list of files")
+    elsewhere = [name for name in listed if "://" in name]
+    if elsewhere:
+        raise DataError(
+            f"{folder.where(CONFIG)} lists files of other repositories, such as {elsewhere[0]}: open those, each by "
+            "its own name"
+        )
+    return listed
+
+
+def _thresholds(lazy: Lazy, name: str, where: str) -> Lazy:
+    """In fp32. Raises DataError when read, for a negative one: the library keeps negative pre-activations above it."""
+
+    def checked(values: Tensor) -> Tensor:
+        if (values < 0).any():
+            raise DataError(
+                f"{name} in {where} holds {int((values < 0).sum())} thresholds below 0, above which negative "
+                "activations would pass; a JumpReLU has none"
+            )
+        return values.float()
+
+    return lazy.elementwise(checked, torch.float32)
