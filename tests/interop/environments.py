@@ -22,7 +22,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "sae-lens": ("sae-lens==6.54.12",),
     "eai-sparsify": ("eai-sparsify==1.3.3",),
     "dictionary-learning": ("dictionary-learning==0.1.0",),
-    "llamascopium": ("llamascopium==2.0.0b34",),
+    "llamascopium": ("llamascopium==2.0.0b34", "transformer-lens<4"),
     "circuit-tracer": ("circuit-tracer==0.5.0",),
 }
 

@@ -1,35 +1,32 @@
 """Golden files of llamascopium: checkpoints its own code writes, and what its own code computes from them.
 
-Runs where llamascopium is installed, without monoscope:  python make_llamascopium.py OUT
+Runs where llamascopium is installed, without monoscope:  python make_llamascopium.py [CASE ...]
 
-Every case is a directory with the library's files, ``io.safetensors`` (``x``, ``acts``, ``recon``, in raw units, layers
-or sites on an axis before the width) and ``made.json``. Weights are random and lopsided, so that a transposed or
-forgotten tensor shows. A draw in which a change of 1e-5 in ``x`` moves what is active is made again, since rounding
-could move it too.
+Every case is a directory with the library's files, and with ``x``, ``acts`` and ``recon`` in raw units, layers or sites
+on an axis before the width. Weights are random and lopsided, so that a transposed or forgotten tensor shows. A draw in
+which a change of 1e-5 in ``x`` moves what is active is made again, since rounding could move it too.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import os
-import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from golden_files import finish, start
 from llamascopium.models.clt import CLTConfig
 from llamascopium.models.crosscoder import CrosscoderConfig
 from llamascopium.models.lorsa import LorsaConfig
 from llamascopium.models.molt import MOLTConfig
 from llamascopium.models.sae import SAEConfig
 from llamascopium.models.sparse_dictionary import SparseDictionary, SparseDictionaryConfig
-from safetensors.torch import save_file
 
 D, N, LAYERS = 8, 32, 3
 RESID, MID, MLP = "blocks.1.hook_resid_post", "blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out"
-ATTN_IN, ATTN_OUT = "blocks.1.hook_resid_pre", "blocks.1.hook_attn_out"
+ATTN_IN, ATTN_OUT = "blocks.1.ln1.hook_normalized", "blocks.1.hook_attn_out"
 BASE = {"d_model": D, "expansion_factor": 3, "norm_activation": "inference"}
 SAE = BASE | {"hook_point_in": RESID, "hook_point_out": RESID}
 TRANSCODER = BASE | {"hook_point_in": MID, "hook_point_out": MLP}
@@ -171,22 +168,21 @@ def write(sae: SparseDictionary, name: str, directory: Path) -> None:
         placed.set_dataset_average_activation_norm(sae.dataset_average_activation_norm)
         for ours, theirs in zip(sae.parameters(), placed.parameters(), strict=True):
             theirs.data.to_local().copy_(ours.data)
-        placed.save_pretrained(directory)
+        with contextlib.chdir(directory):  # the metadata keeps the path it was given
+            placed.save_pretrained(".")
         torch.distributed.destroy_process_group()
     else:
         sae.save_pretrained(directory)
 
 
-def make(name: str, directory: Path) -> None:
+def make(name: str) -> None:
     cfg = CASES[name]
     for seed in range(50):
         generator = torch.Generator().manual_seed(1000 * seed + sorted(CASES).index(name))
         sae = SparseDictionary.from_config(cfg.model_copy())
         fill_(sae, generator)
         sae.set_dataset_average_activation_norm(norms(cfg, generator))
-        batch = inputs(cfg, generator)
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+        batch, directory = inputs(cfg, generator), start("llamascopium", name)
         with torch.no_grad():
             write(sae, name, directory)
             if name in FOLDED:
@@ -200,22 +196,14 @@ def make(name: str, directory: Path) -> None:
                 break
     else:
         raise SystemExit(f"{name}: no draw keeps its scores away from the thresholds")
+    notes = {}
     if cfg.act_fn.startswith("batch"):
-        values["threshold"] = threshold_between(read, batch, values["acts"])
-    save_file({key: value.detach().float().contiguous() for key, value in values.items()}, directory / "io.safetensors")
-    made = {
-        "library": "llamascopium",
-        "version": version("llamascopium"),
-        "torch": torch.__version__,
-        "script": Path(__file__).name,
-        "case": name,
-    }
-    (directory / "made.json").write_text(json.dumps(made, indent=1) + "\n")
-    share = (values["acts"] != 0).float().mean().item()
-    print(f"{name:28} {share:.0%} active, recon {values['recon'].std():.3f}")
+        notes["thresholds"] = threshold_between(read, batch, values["acts"]).tolist()
+    if name in FOLDED:
+        notes["note"] = "its runner's order: the configuration first, which says dataset-wise, then the folded weights"
+    finish(directory, "llamascopium", values["x"], values["acts"], values["recon"], **notes)
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    for case in sys.argv[2:] or CASES:
-        make(case, out / case)
+    for case in sys.argv[1:] or CASES:
+        make(case)

@@ -311,10 +311,11 @@ def _rows(x: Tensor, real: Tensor | None) -> tuple[Float[Tensor, "S T d"], Bool[
 
 
 def _check_sites(reads: tuple[Site, ...], writes: tuple[Site, ...]) -> None:
-    """Raises ConfigError unless one attention layer's input is read and its output written."""
+    """Raises ConfigError unless one attention layer's input is read, before or after a gain, and its output written."""
     right = "reads = ['L.attn_in'] and writes = ['L.attn_out'] of one layer"
     if len(reads) != 1 or len(writes) != 1:
         raise ConfigError(f"lorsa reads one site and writes one, found {len(reads)} and {len(writes)}; give {right}")
     (read,), (write,) = reads, writes
-    if (read.kind, write.kind) != ("attn_in", "attn_out") or replace(read, kind="attn_out") != write:
+    is_input = read.kind in ("attn_in", "attn_normalized")
+    if not is_input or write.kind != "attn_out" or replace(read, kind="attn_out") != write:
         raise ConfigError(f"lorsa decomposes one attention layer, found {read} and {write}; give {right}")

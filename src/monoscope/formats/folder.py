@@ -166,7 +166,8 @@ class LocalFolder(Folder):
             if len(inside.parts) > MOST_DEPTH:
                 raise DataError(f"{self.name} is more than {MOST_DEPTH} directories deep; name one further in")
             folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [(inside / name).as_posix() for name in files if not name.startswith(".")]
+            hidden = inside.suffix != ".dcp"  # a checkpoint of torch.distributed keeps its index in a .metadata
+            found += [(inside / name).as_posix() for name in files if not (hidden and name.startswith("."))]
             if len(found) > MOST_FILES:
                 raise DataError(f"{self.name} holds more than {MOST_FILES:,} files; name a directory further in")
         return found
