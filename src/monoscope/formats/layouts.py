@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from monoscope.core.errors import ConfigError, nearest
+from monoscope.formats.circuit_tracer import CircuitTracer
 from monoscope.formats.dictionary_learning import DictionaryLearning
 from monoscope.formats.gemma_scope import GemmaScope
 from monoscope.formats.gemma_scope_2 import GemmaScope2
 from monoscope.formats.goodfire import Goodfire, QResearch
 from monoscope.formats.layout import Layout
 from monoscope.formats.llama_scope import LlamaScope, R1Distill
+from monoscope.formats.llamascopium import Llamascopium
 from monoscope.formats.native import Native
 from monoscope.formats.openai import OpenAI
 from monoscope.formats.qwen_scope import QwenScope
@@ -23,6 +25,8 @@ LAYOUTS: tuple[Layout, ...] = (
     SAELensOld(),
     Sparsify(),
     DictionaryLearning(),
+    Llamascopium(),
+    CircuitTracer(),
     GemmaScope(),
     GemmaScope2(),
     LlamaScope(),
