@@ -10,11 +10,11 @@ from fastapi import APIRouter, FastAPI
 import monoscope
 from monoscope.server import problems
 from monoscope.server.openapi import describe
-from monoscope.server.routes import dictionaries, feature, files, library, live
+from monoscope.server.routes import dictionaries, feature, files, library, live, runs
 from monoscope.server.state import State
 
 API = "/api/v1"
-ROUTERS = (library, dictionaries, feature, files, live)
+ROUTERS = (library, dictionaries, feature, files, live, runs)
 
 
 def create_app(state: State) -> FastAPI:

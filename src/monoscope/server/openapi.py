@@ -46,6 +46,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = problem
+            for response in operation["responses"].values():  # the type of the data of an event, not of the stream
+                response.get("content", {}).get("text/event-stream", {}).get("schema", {}).pop("type", None)
     return document
 
 

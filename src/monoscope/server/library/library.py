@@ -141,9 +141,13 @@ class Library:
 
     def model_path(self, entry: Entry) -> Path | None:
         """Directory of the model a bundle is of, if it is on this machine."""
+        return self.find_model(entry.manifest.model.id)
+
+    def find_model(self, name: str | None) -> Path | None:
+        """Directory of a model by its name, if it is on this machine."""
         with self._lock:
             known = list(self._models)
-        return find_model(entry.manifest.model.id, self.roots, known)
+        return find_model(name, self.roots, known)
 
     def is_live(self, entry: Entry) -> bool:
         """Whether new text can be run: the dictionary and its model are both here."""
