@@ -31,6 +31,8 @@ export default defineConfig({
   plugins: [svelte(), notices()],
   resolve: { alias: { $: fileURLToPath(new URL('./src', import.meta.url)) } },
   build: {
+    outDir: '../src/monoscope/_ui',
+    emptyOutDir: true,
     target: 'es2022',
     cssTarget: ['chrome123', 'firefox120', 'safari17.5'],
     manifest: 'manifest.json',

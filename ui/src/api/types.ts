@@ -36,3 +36,5 @@ export type FeatureList = Schemas['FeatureList'];
 export type ListItem = Schemas['ListItem'];
 export type Note = Schemas['Note'];
 export type Filter = Schemas['Filter'];
+export type FeatureResponse = Schemas['FeatureResponse'];
+export type WorkerStatus = Schemas['WorkerStatus'];

@@ -1,6 +1,5 @@
 // Keys of the page: one listener, and a register that the help sheet reads.
 
-import { untrack } from 'svelte';
 import { preferences } from './preferences.svelte';
 
 export interface Key {
@@ -12,10 +11,23 @@ export interface Key {
 }
 
 class Keys {
+  /** What holds now, for the help sheet. */
   bound: Key[] = $state.raw([]);
+  // Not state: an effect that is torn down would read it as it was before the page changed.
+  #held: Key[] = [];
 
   constructor() {
     addEventListener('keydown', (event) => this.#press(event));
+  }
+
+  bind(list: Key[]): void {
+    this.#held = [...this.#held, ...list];
+    this.bound = this.#held;
+  }
+
+  release(list: Key[]): void {
+    this.#held = this.#held.filter((key) => !list.includes(key));
+    this.bound = this.#held;
   }
 
   #press(event: KeyboardEvent): void {
@@ -25,7 +37,7 @@ class Keys {
     const plain = !mod && event.key.length === 1;
     if (event.altKey || (plain && (isTyping(event) || !preferences.keys))) return;
     if (event.key !== 'Escape' && !mod && document.querySelector('dialog[open]')) return;
-    const found = this.bound.findLast((key) => key.key === name);
+    const found = this.#held.findLast((key) => key.key === name);
     if (!found) return;
     if (event.key !== 'Escape') event.preventDefault();
     found.run(event);
@@ -46,9 +58,7 @@ export const keys = new Keys();
 /** Keys that hold while a component is shown: call while it initializes. The last bound of equal keys wins. */
 export function bindKeys(list: Key[]): void {
   $effect.pre(() => {
-    keys.bound = [...untrack(() => keys.bound), ...list];
-    return () => {
-      keys.bound = untrack(() => keys.bound).filter((key) => !list.includes(key));
-    };
+    keys.bind(list);
+    return () => keys.release(list);
   });
 }

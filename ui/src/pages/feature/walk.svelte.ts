@@ -31,12 +31,19 @@ export class Walk {
     return at > 0 ? (this.#list[at - 1] ?? null) : null;
   }
 
+  /** Whether an end of what is known is near, and is no end of the table. */
+  #isNearUnknown(at: number): boolean {
+    if (this.#first === null) return false;
+    const left = at < AHEAD && this.#first > 0;
+    const right = this.#list.length - 1 - at < AHEAD && this.#first + this.#list.length < this.#total;
+    return left || right;
+  }
+
   /** Stand at a feature: learn who is near, and read them ahead. */
   async at(dict: string, feature: number, query: TableQuery, signal: AbortSignal): Promise<void> {
     const key = JSON.stringify([dict, query]);
     const at = key === this.#key ? this.#list.indexOf(feature) : -1;
-    const near = this.#list.length - 1 - at < AHEAD || at < AHEAD;
-    if (at < 0 || near) {
+    if (at < 0 || this.#isNearUnknown(at)) {
       const place = await getPlace(dict, feature, query, signal);
       if (signal.aborted) return;
       this.#key = key;
