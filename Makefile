@@ -2,6 +2,7 @@
 # make test    the whole default suite          make check   what to run before a commit
 # make bench   the benchmarks                   make docs    links and examples of the documentation
 # make ui      the web interface, built where its sources changed
+# make interop what we write, read by SAELens, sparsify and others in environments of their own: 8 GB, minutes to build
 # make bench-worlds   every method on worlds whose truth is known: at most 20 minutes on two quiet cores
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-worlds docs ui types
+.PHONY: help demo test check lint bench bench-worlds docs interop ui types
 
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
@@ -39,6 +40,10 @@ types: $(INSTALLED)
 # Checks of types and shapes on every call are left to `make test`: they take longer than the tests.
 check: lint ui
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow" --jaxtyping-packages=
+
+interop: $(INSTALLED)
+	@$(BIN)/python tests/interop/environments.py
+	@$(BIN)/python -m pytest -q tests/interop tests/unit/formats/test_formats_golden.py --interop
 
 bench: $(INSTALLED)
 	@for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done

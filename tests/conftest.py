@@ -23,6 +23,7 @@ settings.load_profile("monoscope")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--network", action="store_true", help="run the tests that need the internet")
+    parser.addoption("--interop", action="store_true", help="run the tests in other libraries' own environments")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -31,6 +32,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         absent["gpu"] = "needs a CUDA device"
     if not config.getoption("--network"):
         absent["network"] = "needs the internet: run with --network"
+    if not config.getoption("--interop"):
+        absent["interop"] = "needs environments of other libraries: make interop"
     for item in items:
         for marker in absent.keys() & {mark.name for mark in item.iter_markers()}:
             item.add_marker(pytest.mark.skip(reason=absent[marker]))

@@ -81,16 +81,18 @@ class DictionaryLearning(Layout):
     def evidence(self, folder: Folder) -> str | None:
         """Both files, and a class in the configuration."""
         entries = self.entries(folder)
-        if not entries:
+        name = f"{entries[0]}/{CONFIG}" if entries and entries[0] != folder.focus else CONFIG
+        if not entries or not folder.has(name):
             return None
-        name = f"{entries[0]}/{CONFIG}" if entries[0] else CONFIG
         trainer = folder.json(name).get("trainer")
         said = trainer.get("dict_class") if isinstance(trainer, dict) else None
         return f"{WEIGHTS}, and {CONFIG} with the class {said}" if said else None
 
     def entries(self, folder: Folder) -> list[str]:
-        """The directory itself, or those of a run."""
+        """The directory itself, or those of a run; a file that was named, such as one of its checkpoints."""
         names = set(folder.names())
+        if folder.focus:
+            return [folder.focus] if folder.focus.endswith(".pt") else []
         if CONFIG in names and WEIGHTS in names:
             return [""]
         found = (name.removesuffix("/" + CONFIG) for name in names if name.endswith("/" + CONFIG))
@@ -124,9 +126,11 @@ class DictionaryLearning(Layout):
             function = {"kind": "jumprelu"}
         center = kind not in UNCENTERED
         if kind == "JumpReluAutoEncoder":
-            center = chosen.get("center") == "yes"
             if "center" not in chosen:
                 inferred.append("b_dec is not subtracted from x, which is the default of JumpReluAutoEncoder")
+            center = chosen.setdefault("center", "no") == "yes"
+        else:
+            chosen.pop("center", None)  # the class says it
         site, origin, more = _site(folder, entry, trainer, buffer, chosen)
         wiring = {"kind": "autoencoder", "n_features": n_features, "center": center, "unit_norm": False}
         table = {

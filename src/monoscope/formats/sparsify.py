@@ -101,11 +101,14 @@ class Sparsify(Layout):
         }
         if config["skip_connection"]:
             parts["W_skip"] = tensors["W_skip"].t()
-        if transcode and chosen.get("centering") == "yes":
+        said = "centering" in chosen
+        if not transcode:
+            chosen.pop("centering", None)  # an SAE's is known
+        elif chosen.setdefault("centering", "no") == "yes":
             encoder, bias = parts["W_enc"], parts["b_dec"]
             shift = encoder.map(lambda whole: -(bias.read().float() @ whole.float()), (n_features,), torch.float32)
             parts["b_enc"] = parts["b_enc"].shifted_by(shift)
-        elif transcode and "centering" not in chosen:
+        if transcode and not said:
             notes += (
                 "a transcoder from before 2025-02-12 subtracts b_dec from what it reads, which no file says: if FVU is "
                 "absurd, read it with centering = 'yes'",
@@ -221,6 +224,8 @@ class Sparsify(Layout):
 
     def _hookpoint(self, reads: Site, writes: Site, model: str | None) -> tuple[str, list[str]]:
         """The directory's name, if the sites are those of one module; else what is lost."""
+        if model is None and reads == writes and reads.kind == "resid_post" and reads.module is None:
+            return f"layers.{reads.layer}", ["what the model itself calls its blocks: layers is a guess"]
         try:
             read, written = (module_name(site, model) for site in (reads, writes))
         except SiteError as error:

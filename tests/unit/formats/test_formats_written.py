@@ -7,58 +7,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from dictionary_cases import build
+from foreign_cases import ABOUT, FOLDS_NORMS, FUNCTIONS, made, pursuit, tokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from torch import Tensor
 
 from monoscope import formats
 from monoscope.core.errors import CannotHold
 from monoscope.core.site import Site
-from monoscope.dictionaries import ActivationFunction, Dictionary, Wiring
+from monoscope.dictionaries import Dictionary
 from monoscope.formats.layout import Receipt
 from monoscope.formats.layouts import layout_of
 from monoscope.formats.opened import About
 
-ABOUT = About(model="openai-community/gpt2", prepend_bos=True, context_length=128, published={"l0": 4.0})
-RESID, MLP_IN, MLP_OUT = Site(1, "resid_post"), Site(1, "mlp_in"), Site(1, "mlp_out")
-WIDTHS = {RESID: 6, MLP_IN: 6, MLP_OUT: 6}
 LAYOUTS = ("saelens", "sparsify", "dictionary_learning")
-FUNCTIONS: dict[str, dict[str, Any]] = {
-    "relu": {"kind": "relu"},
-    "topk": {"kind": "topk", "k": 3},
-    "abs_topk": {"kind": "abs_topk", "k": 3},
-    "group_max": {"kind": "group_max", "k": 4},
-    "batch_topk": {"kind": "batch_topk", "k": 2.6},
-    "jumprelu": {"kind": "jumprelu"},
-    "gated": {"kind": "gated"},
-}
-
-
-def made(
-    function: str = "topk", *, seed: int = 0, n_features: int = 16, transcoder: bool = False, **wiring: Any
-) -> Dictionary:
-    """A dictionary with random weights of uneven norms, and thresholds that matter."""
-    reads, writes = ((MLP_IN,), (MLP_OUT,)) if transcoder else ((RESID,), (RESID,))
-    config = Wiring.from_dict({"kind": "autoencoder", "n_features": n_features, "unit_norm": False, **wiring})
-    dictionary = config.build(ActivationFunction.Config.from_dict(FUNCTIONS[function]), reads, writes, WIDTHS)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in dictionary.state_dict().items():
-            if name == "activation.threshold":
-                value.copy_(torch.rand(value.shape, generator=generator))
-            elif value.is_floating_point():
-                value.copy_(torch.randn(value.shape, generator=generator))
-    return dictionary.eval().requires_grad_(False)
-
-
-def tokens(seed: int = 1, n: int = 40) -> Tensor:
-    return torch.randn(n, 6, generator=torch.Generator().manual_seed(seed)) * 2 + 0.5
 
 
 def written(dictionary: Dictionary, layout: str, path: Path, about: About = ABOUT) -> tuple[Receipt, Dictionary]:
@@ -106,7 +72,7 @@ def test_an_autoencoder_comes_back_or_is_refused(
         assert not list(tmp_path.iterdir())
         return
     receipt, back = written(dictionary, layout, tmp_path)
-    folded = scaled and function in ("topk", "abs_topk", "group_max")
+    folded = scaled and function in FOLDS_NORMS
     assert_same(dictionary, back, scaled=folded)
     said = " ".join(receipt.steps)
     assert folded == ("decoder norms folded" in said)
@@ -167,13 +133,7 @@ def test_other_wirings_are_refused_with_what_comes_nearest(layout: str, wiring: 
 
 
 def test_a_positive_pursuit_is_saelens_matching_pursuit(tmp_path: Path) -> None:
-    config = Wiring.from_dict({"kind": "matching_pursuit", "n_features": 16, "center": True})
-    function = {"kind": "pursuit", "k": 5, "positive": True, "tolerance": 0.7, "until_repeat": True}
-    dictionary = config.build(ActivationFunction.Config.from_dict(function), (RESID,), (RESID,), WIDTHS)
-    with torch.no_grad():
-        for value in dictionary.parameters():
-            value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(3)))
-        dictionary.project_()
+    dictionary = pursuit(tolerance=0.7, until_repeat=True)
     _, back = written(dictionary, "saelens", tmp_path / "d")
     assert_same(dictionary, back)
     assert back.activation.config.to_dict() == dictionary.activation.config.to_dict()
@@ -218,11 +178,16 @@ def test_sparsify_names_the_directory_by_the_module(tmp_path: Path) -> None:
     assert (transcoder / "h.1.mlp" / "cfg.json").is_file()
     nameless = tmp_path / "n"
     nameless.mkdir()
-    receipt = layout_of("sparsify").write(made("topk"), nameless, About())
+    pre = made("topk", transcoder=True)
+    pre.reads = pre.writes = (Site(1, "mlp_in"),)
+    receipt = layout_of("sparsify").write(pre, nameless, About())
     assert (nameless / "cfg.json").is_file()
     assert any("the site" in words for words in receipt.lost)
-    back = formats.open(nameless, site="1.resid_post").dictionary()
-    assert_same(made("topk"), back)
+    assert formats.open(nameless, site="1.mlp_in").table["reads"] == ["1.mlp_in"]
+    guessed = tmp_path / "g"
+    guessed.mkdir()
+    layout_of("sparsify").write(made("topk"), guessed, About())
+    assert_same(made("topk"), formats.load(guessed / "layers.1"))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -250,7 +215,7 @@ def test_any_autoencoder_a_layout_holds_comes_back(
     x = tokens(seed + 1)
     frozen = dictionary.frozen()
     acts, recon = frozen(x).acts.dense(), frozen(x).recon
-    if scaled and function in ("topk", "abs_topk", "group_max"):
+    if scaled and function in FOLDS_NORMS:
         acts = acts * frozen.decoder_norm()
     torch.testing.assert_close(back(x).acts.dense(), acts, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(back(x).recon, recon, rtol=1e-4, atol=1e-4)
