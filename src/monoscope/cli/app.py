@@ -14,6 +14,7 @@ from monoscope.cli.demo import demo
 from monoscope.cli.evaluate import evaluate
 from monoscope.cli.harvest import harvest
 from monoscope.cli.info import info
+from monoscope.cli.serve import serve
 from monoscope.cli.train import train
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (harvest, train, analyze, evaluate, convert, demo, info):
+for verb in (harvest, train, analyze, evaluate, convert, demo, serve, info):
     app.command()(verb)
 app.add_typer(db)
 

@@ -30,6 +30,7 @@ from monoscope.features.schema import (
     OPTIONAL,
     SCHEMA,
     VERSION,
+    VOCABULARY,
     bundle_fingerprint,
     contexts_file,
     contexts_group,
@@ -83,14 +84,21 @@ class FeatureBundle:
         return self.features.column(name).to_numpy()
 
     @cached_property
+    def token_table(self) -> pa.Table:
+        """Id, bytes and text of every token, and whether it is special."""
+        table = self._read("vocab.parquet")
+        _check_columns(self.path / "vocab.parquet", table, VOCABULARY)
+        return table
+
+    @cached_property
     def vocabulary(self) -> list[str]:
         """Text of every token id."""
-        return self._read("vocab.parquet").column("text").to_pylist()
+        return self.token_table.column("text").to_pylist()
 
     @cached_property
     def special(self) -> frozenset[int]:
         """Token ids that are special."""
-        return frozenset(np.flatnonzero(self._read("vocab.parquet").column("special").to_numpy()).tolist())
+        return frozenset(np.flatnonzero(self.token_table.column("special").to_numpy()).tolist())
 
     def decoder(self) -> Any:
         """Feature directions, a half-precision tensor ``[F, d]``, or None where the bundle carries none."""

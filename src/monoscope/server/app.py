@@ -6,19 +6,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 import monoscope
-from monoscope.server import problems
+from monoscope.server import problems, static
+from monoscope.server.log import Log
 from monoscope.server.openapi import describe
-from monoscope.server.routes import dictionaries, feature, files, library, live, runs
+from monoscope.server.routes import dictionaries, feature, files, library, live, runs, session
+from monoscope.server.security.door import Door
+from monoscope.server.security.guard import Guard, Shell
 from monoscope.server.state import State
 
 API = "/api/v1"
-ROUTERS = (library, dictionaries, feature, files, live, runs)
+ROUTERS = (session, library, dictionaries, feature, files, live, runs)
 
 
-def create_app(state: State) -> FastAPI:
-    """The server of a state."""
+def create_app(state: State, port: int | None = None) -> FastAPI:
+    """The server of a state; ``port`` is where it really listens, if that was left open. Its token must be settled."""
+    settings = state.settings
+    assert settings.no_token or settings.token, "a server without a token says so"
+    port = settings.port if port is None else port
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -26,6 +33,7 @@ def create_app(state: State) -> FastAPI:
         state.stopping.set()
         await state.worker.close()
         state.pool.close()
+        state.database.close()
 
     app = FastAPI(
         title="monoscope",
@@ -34,7 +42,7 @@ def create_app(state: State) -> FastAPI:
         openapi_url=f"{API}/openapi.json",
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
-        root_path=state.settings.root_path,
+        root_path=settings.root_path,
         lifespan=lifespan,
     )
     app.state.monoscope = state
@@ -42,6 +50,20 @@ def create_app(state: State) -> FastAPI:
     api = APIRouter(prefix=API)
     for module in ROUTERS:
         api.include_router(module.router)
+    app.include_router(session.health)
     app.include_router(api)
     describe(app)
+    static.install(app)
+    app.state.door = Door("" if settings.no_token else settings.token, port)
+    app.add_middleware(Guard, settings=settings, door=app.state.door)
+    if settings.cors_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origin,
+            allow_credentials=False,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "Last-Event-ID", "Range"],
+            expose_headers=["ETag", "Content-Range", "Content-Disposition"],
+        )
+    app.add_middleware(Shell, settings=settings, log=Log(requests=settings.log == "requests"))
     return app

@@ -11,7 +11,7 @@ from typing import Any
 from monoscope.core.errors import UserError
 from monoscope.core.site import Site
 from monoscope.server.library.library import Entry, Fault, Run
-from monoscope.server.logs import tail
+from monoscope.server.library.runlog import tail
 from monoscope.server.state import State
 from monoscope.server.wire.base import Number
 from monoscope.server.wire.library import Broken, Card, RunCard, Stats

@@ -93,8 +93,8 @@ class Pool:
             gone.cancel()
 
     def close(self) -> None:
-        """Take no more work."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Take no more work, and wait for what is under way."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 async def _gone(request: Request) -> None:

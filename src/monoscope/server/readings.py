@@ -14,7 +14,7 @@ from monoscope.features.records import Token as StoredToken
 from monoscope.server.library.library import Entry
 from monoscope.server.problems import ProblemError
 from monoscope.server.state import State
-from monoscope.server.table.tables import digits
+from monoscope.server.table.columns import digits
 from monoscope.server.wire.base import Token
 from monoscope.server.wire.dictionary import Bins
 from monoscope.server.wire.feature import (
@@ -174,6 +174,8 @@ def _context(context: StoredContext, ids: dict[int, int], window: int | None) ->
         tokens=[ids.setdefault(token, len(ids)) for token in context.token_ids[first:last]],
         pos=fires.tolist(),
         val=digits(acts[fires]),
+        src_pos=[position - context.start - first for position, _ in context.sources],
+        src_val=[_short(value) for _, value in context.sources],
     )
 
 

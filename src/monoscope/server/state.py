@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
+from monoscope.core.errors import UserError
 from monoscope.server.library.library import Entry, Library
 from monoscope.server.live.service import Live
-from monoscope.server.pool import Pool
+from monoscope.server.pool import Pool, Stop
 from monoscope.server.problems import ProblemError, shown
 from monoscope.server.settings import Settings
 from monoscope.server.table.added import Added
@@ -20,6 +22,8 @@ from monoscope.server.table.tables import Database
 from monoscope.server.wire.base import SLUG
 from monoscope.server.wire.feature import Uses
 from monoscope.server.worker.client import Worker
+
+WARM = 3  # dictionaries read before anybody asks
 
 
 @dataclass
@@ -57,6 +61,15 @@ class State:
             last = entry.n_features - 1
             raise ProblemError(404, f"{id} has no feature {feature}", found=feature, expected=f"0 to {last}")
         return entry
+
+    def warm(self) -> None:
+        """Do once what the first request for a dictionary would wait for: loading libraries, reading columns."""
+        for entry in self.library.entries[:WARM]:
+            if self.stopping.is_set():
+                return
+            with suppress(UserError):
+                table = self.database.table(entry.bundle)
+                table.order(table.question("", "-density"), Added(), Stop())
 
     def added(self, entry: Entry) -> Added:
         """What people added to the features of a bundle."""

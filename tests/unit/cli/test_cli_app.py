@@ -27,6 +27,7 @@ FLAGS = {
     "evaluate": ["--force", "--json", "--out", "--set"],
     "demo": ["--force", "--json", "--out"],
     "convert": ["--choose", "--force", "--format", "--json", "--model", "--set", "--to"],
+    "serve": ["--host", "--json", "--open", "--port", "--set"],
     "info": ["--choose", "--format", "--json", "--model", "--set", "--verify"],
     "db upgrade": ["--json"],
     "db backup": ["--force", "--json", "--out"],
@@ -40,7 +41,7 @@ def test_help_imports_nothing_heavy() -> None:
         "from monoscope.cli.app import app\n"
         "for verb in ([], *(name.split() for name in sys.argv[1:])):\n"
         "    app([*verb, '--help'], standalone_mode=False)\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'pyarrow', 'safetensors'}\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pyarrow', 'safetensors', 'fastapi', 'uvicorn', 'duckdb'}\n"
         "print(*sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, *FLAGS], capture_output=True, text=True)

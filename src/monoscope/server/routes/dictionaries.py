@@ -17,9 +17,9 @@ from monoscope.server.library.library import Entry
 from monoscope.server.pool import Stop
 from monoscope.server.problems import ProblemError, shown
 from monoscope.server.state import EntryDep, State, StateDep
-from monoscope.server.table.columns import ADDED
+from monoscope.server.table.columns import ADDED, digits
 from monoscope.server.table.export import arrow_stream, csv_stream
-from monoscope.server.table.tables import FeatureTable, digits
+from monoscope.server.table.tables import FeatureTable
 from monoscope.server.wire.base import MAX_FEATURE
 from monoscope.server.wire.dictionary import Dictionary
 from monoscope.server.wire.library import Card

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from jaxtyping import UInt32
 
 from monoscope.server.wire.dictionary import Column
 
@@ -72,14 +72,14 @@ class Scalars:
     kinds: dict[str, Kind]
 
     @staticmethod
-    def of(features: pa.Table, vocabulary: list[str]) -> Scalars:
-        """The columns of ``features.parquet``."""
+    def of(features: pa.Table, texts: pa.ChunkedArray) -> Scalars:
+        """The columns of ``features.parquet``; ``texts`` are those of the token ids."""
         columns: dict[str, pa.Array | pa.ChunkedArray] = {}
         kinds: dict[str, Kind] = {}
         for field in features.schema:
             column = features.column(field.name)
             if field.name == "top_token":
-                column, kind = _texts(column, vocabulary), "text"
+                column, kind = _texts(column, texts), "text"
             else:
                 kind = _kind(field.type)
             if kind is None or (column.null_count == len(column) and field.name != "feature" and len(column)):
@@ -104,11 +104,10 @@ class Scalars:
         column, kind = self.table.column(name), self.kinds[name]
         low = high = None
         if kind in ("number", "integer"):
-            values = column.drop_null()
-            if pa.types.is_floating(values.type):
-                values = values.filter(pc.is_finite(values))  # type: ignore[attr-defined]
-            bounds = pc.min_max(values)  # type: ignore[attr-defined]
-            low, high = bounds["min"].as_py(), bounds["max"].as_py()
+            values = column.drop_null().to_numpy()
+            values = values[np.isfinite(values)]
+            if len(values):
+                low, high = digits(np.array([values.min(), values.max()]))
         return Column(
             name=name,
             type=kind,
@@ -130,11 +129,30 @@ def _kind(type_: pa.DataType) -> Kind | None:
     return "text" if pa.types.is_string(type_) else None
 
 
-def _texts(ids: pa.ChunkedArray, vocabulary: list[str]) -> pa.ChunkedArray:
-    """Texts of token ids; null for an id the vocabulary does not have."""
+def _texts(ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts of token ids; of an id that the vocabulary does not have, null."""
     values = ids.to_numpy()
-    codes = np.where(values < len(vocabulary), values, 0).astype(np.int32)
-    absent = pa.array(values >= len(vocabulary)) if len(values) else None
-    indices = pa.array(codes, mask=None if absent is None else absent.to_numpy(zero_copy_only=False))
-    words = pa.array(vocabulary, pa.string()) if vocabulary else pa.array([""], pa.string())
-    return pa.chunked_array([words.take(indices)])
+    if len(values) and values.max() >= len(texts):
+        return texts.take(pa.array(values, pa.uint32(), mask=values >= len(texts)))
+    return texts.take(ids)
+
+
+def indices(rows: UInt32[np.ndarray, " n"]) -> pa.Array:
+    """Row numbers for Arrow's ``take``; not ``pa.array``, which imports pandas where there is one."""
+    return pa.Array.from_buffers(pa.uint32(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows))])
+
+
+def digits(values: np.ndarray) -> list[Any]:
+    """Numbers as JSON shows them: floats to six significant digits, about what single precision holds; NaN as null."""
+    if values.dtype.kind != "f":
+        return values.tolist()
+    wide = values.astype(np.float64)
+    finite = np.isfinite(wide)
+    size = np.where(finite & (wide != 0), np.abs(wide), 1.0)
+    scale = 10.0 ** (5 - np.floor(np.log10(size)))
+    rounded = np.where(finite & np.isfinite(scale), np.round(wide * scale) / scale, wide)
+    out: list[Any] = rounded.tolist()
+    if not finite.all():
+        for i in np.flatnonzero(~finite).tolist():
+            out[i] = None
+    return out

@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxtyping import UInt32
 
 from monoscope.server.table.added import Added
-from monoscope.server.table.columns import ADDED
+from monoscope.server.table.columns import ADDED, indices
 
 BLOCK = 10_000
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -23,8 +23,8 @@ def blocks(table: pa.Table, added: Added, names: list[str], order: UInt32[np.nda
     for start in range(0, max(len(order), 1), BLOCK):
         rows = order[start : start + BLOCK]
         ids = rows.tolist()
-        picked = table.select([name for name in names if name not in ADDED]).take(pa.array(rows.astype(np.int64)))
-        columns: dict[str, pa.Array | pa.ChunkedArray] = {"feature": pa.array(rows)}
+        picked = table.select([name for name in names if name not in ADDED]).take(indices(rows))
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {"feature": indices(rows)}
         for name in names:
             is_added = name in ADDED
             columns[name] = (

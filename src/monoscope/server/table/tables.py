@@ -23,7 +23,7 @@ from monoscope.features.bundle import FeatureBundle
 from monoscope.server.pool import Stop
 from monoscope.server.problems import ProblemError
 from monoscope.server.table.added import Added
-from monoscope.server.table.columns import TOKENS, Scalars
+from monoscope.server.table.columns import TOKENS, Scalars, indices
 from monoscope.server.table.question import Question
 
 KEPT_BYTES = 64_000_000
@@ -71,6 +71,10 @@ class Database:
         finally:
             cursor.close()
 
+    def close(self) -> None:
+        """Forget all tables."""
+        self._connection.close()
+
     def load(self, name: str, table: pa.Table) -> None:
         """Make or replace a table."""
         with self._lock:
@@ -111,7 +115,7 @@ class FeatureTable:
     @cached_property
     def scalars(self) -> Scalars:
         """The bundle's columns."""
-        return Scalars.of(self._bundle.features, self._bundle.vocabulary)
+        return Scalars.of(self._bundle.features, self._bundle.token_table.column("text"))
 
     @cached_property
     def token_ids(self) -> dict[str, list[int]]:
@@ -149,7 +153,7 @@ class FeatureTable:
 
     def column(self, name: str, rows: UInt32[np.ndarray, " n"]) -> pa.ChunkedArray:
         """Values of one of the bundle's columns."""
-        return self.scalars.table.column(name).take(pa.array(rows.astype(np.int64)))
+        return self.scalars.table.column(name).take(indices(rows))
 
     def _ready(self, question: Question, added: Added) -> str:
         """Loads what a question needs; the name of the table of what people added."""
@@ -179,19 +183,3 @@ def _flatten(batch: pa.RecordBatch) -> tuple[list[pa.Array], list[str]]:
     lists: Any = batch.column(1)
     parents = lists.value_parent_indices()
     return [batch.column(0).take(parents), lists.flatten()], ["feature", "token"]
-
-
-def digits(values: np.ndarray) -> list[Any]:
-    """Numbers as JSON shows them: floats to six significant digits, about what single precision holds; NaN as null."""
-    if values.dtype.kind != "f":
-        return values.tolist()
-    wide = values.astype(np.float64)
-    finite = np.isfinite(wide)
-    size = np.where(finite & (wide != 0), np.abs(wide), 1.0)
-    scale = 10.0 ** (5 - np.floor(np.log10(size)))
-    rounded = np.where(finite & np.isfinite(scale), np.round(wide * scale) / scale, wide)
-    out: list[Any] = rounded.tolist()
-    if not finite.all():
-        for i in np.flatnonzero(~finite).tolist():
-            out[i] = None
-    return out

@@ -83,6 +83,8 @@ class Context(Wire):
 
     peak: place of the strongest token in the window; max_act: its activation, of the whole sequence
     dup_of: rank of the context of the same interval that this one repeats
+    src_pos, src_val: of features that read sequences, the places that contribute most at the peak, and how much; places
+        before the window are negative
     """
 
     rank: int
@@ -96,6 +98,8 @@ class Context(Wire):
     tokens: list[int]
     pos: list[int]
     val: list[float]
+    src_pos: list[int]
+    src_val: list[float]
 
 
 class ContextGroup(Wire):

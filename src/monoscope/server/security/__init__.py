@@ -1,0 +1,1 @@
+"""Who is let in, and with what: addresses, tokens, origins, sizes, and the headers of every answer."""
