@@ -7,6 +7,7 @@
         ├── ModelError            a path or identifier that is not a model
         ├── DataError             text or activations that are missing, broken, or not finite
         ├── MismatchError         two things that do not belong together
+        ├── HubError              what the Hugging Face hub does not have, or does not give
         ├── OutputError           a place that cannot be written, or would be overwritten
         └── CannotHold            a layout of files that cannot say what a dictionary does
 
@@ -45,6 +46,10 @@ class DataError(UserError):
 
 class MismatchError(UserError):
     """Two artifacts that do not belong together."""
+
+
+class HubError(UserError):
+    """What the Hugging Face hub does not have, does not give, or cannot be asked for."""
 
 
 class OutputError(UserError):

@@ -29,15 +29,22 @@ class Folder(ABC):
     """The files of one reference.
 
     name: what the user calls it, a path or ``hf://...``, for errors and for layouts that say something by names
+    license: what the files may be used for, where their place says so
     focus: the one file the user named, "" where it was a directory; the folder holds that file then, and what stands
     beside it except other files of tensors
     """
 
     name: str
     focus: str = ""
+    license: str | None = None
 
     def __init__(self) -> None:
         self._tensors: dict[str, dict[str, Lazy]] = {}
+
+    @property
+    def origin(self) -> str:
+        """The reference under which the same files are found later."""
+        return self.name
 
     @abstractmethod
     def names(self) -> list[str]:

@@ -25,6 +25,7 @@ from monoscope.dictionaries import load as load_native
 from monoscope.dictionaries.saved import CONFIG
 from monoscope.formats.check import Activations, best, check, sample
 from monoscope.formats.folder import Folder, LocalFolder
+from monoscope.formats.hub_file import SCHEME
 from monoscope.formats.layout import Layout
 from monoscope.formats.layouts import LAYOUTS, layout_of
 from monoscope.formats.native import Native
@@ -62,7 +63,12 @@ class Found:
                 raise ConfigError(f"{name} is {allowed}, found {value!r}")
         entry = self._which()
         opened = self.layout.read(self.folder, entry, choices)
-        about = dataclasses.replace(opened.about, where=opened.about.where or self.folder.name, entry=entry)
+        about = dataclasses.replace(
+            opened.about,
+            where=self.folder.origin,
+            entry=opened.about.entry or entry,
+            license=opened.about.license or self.folder.license,
+        )
         return dataclasses.replace(opened, about=about, evidence=opened.evidence or self.evidence)
 
     def fitted(self, activations: Activations, **choices: str) -> Opened:
@@ -124,6 +130,10 @@ def find(ref: str | Path, format: str | None = None) -> Found:
 
 def folder_of(ref: str | Path) -> Folder:
     """The folder of a reference. Raises DataError where there is none."""
+    if str(ref).startswith(SCHEME):
+        from monoscope.formats.hub import open_hub
+
+        return open_hub(str(ref))
     path = Path(ref)
     if path.exists():
         return LocalFolder(path)
