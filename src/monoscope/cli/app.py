@@ -14,6 +14,7 @@ from monoscope.cli.demo import demo
 from monoscope.cli.evaluate import evaluate
 from monoscope.cli.harvest import harvest
 from monoscope.cli.info import info
+from monoscope.cli.registry import registry
 from monoscope.cli.serve import serve
 from monoscope.cli.train import train
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 for verb in (harvest, train, analyze, evaluate, convert, demo, serve, info):
     app.command()(verb)
 app.add_typer(db)
+app.add_typer(registry)
 
 
 def _version(wanted: bool) -> bool:

@@ -11,7 +11,9 @@ from monoscope.cli.session import Force, Json, session, show
 
 Ref = Annotated[
     str,
-    typer.Argument(metavar="REF", show_default=False, help="A path, or hf://org/repo/path@revision."),
+    typer.Argument(
+        metavar="REF", show_default=False, help="A path, hf://org/repo/path@revision, or registry:NAME/PATH."
+    ),
 ]
 Format = Annotated[
     str | None,

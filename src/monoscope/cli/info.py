@@ -12,6 +12,7 @@ from monoscope.cli.convert import Choose, Format, Model, Reading, Ref
 from monoscope.cli.session import Json, session, show
 from monoscope.core.config import read_toml
 from monoscope.core.errors import DataError
+from monoscope.registry import is_reference
 
 FILES = ("config.toml", "weights.safetensors")
 HIDDEN = ("schema", "schema_minor", "generator", "shards", "files", "tensors", "rows_per_batch", "layout", "inputs")
@@ -34,7 +35,7 @@ def info(
     """
     with session(as_json=as_json):
         path = Path(ref)
-        if ":" not in ref and not path.exists():
+        if ":" not in ref and not path.exists() and not is_reference(ref):
             raise DataError(f"there is nothing at {path}")
         if any((format, choices, model, reading)) or not _is_ours(path):
             from monoscope.cli import references

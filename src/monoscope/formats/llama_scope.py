@@ -189,7 +189,7 @@ def _opened(
         library="Llama Scope",
         origins={"reads, writes": "hook_point_in, hook_point_out", "acts_scale": "dataset_average_activation_norm"},
         inferred=tuple(inferred),
-        chosen=dict(choices),
+        chosen={"gate": "pre", **choices},
     )
     wiring = {"scale_by_decoder_norm": by_norm}
     function, acts_scale = {"kind": "jumprelu"}, 1.0 if raw else s_in

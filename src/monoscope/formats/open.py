@@ -30,6 +30,7 @@ from monoscope.formats.layout import Layout
 from monoscope.formats.layouts import LAYOUTS, layout_of
 from monoscope.formats.native import Native
 from monoscope.formats.opened import Opened
+from monoscope.registry import is_reference, resolve
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class Found:
     """A reference whose layout was recognized, or was given; ``evidence`` says why it is this one.
 
     entry: which of a set is meant; "" where that is up to the reference
+    choices: rules that the registry settles
     """
 
     folder: Folder
     layout: Layout
     evidence: str
     entry: str = ""
+    choices: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def entries(self) -> list[str]:
         """What there is to open, as the rest of a path: ``[""]``, or the entries of a set."""
@@ -54,6 +57,7 @@ class Found:
 
     def open(self, **choices: str) -> Opened:
         """The one dictionary there is. Raises DataError where a set leaves open which one is meant."""
+        choices = {**self.choices, **choices}
         for name, value in choices.items():
             if name not in self.layout.choices:
                 known = nearest(name, self.layout.choices) if self.layout.choices else "its files leave no rule open"
@@ -111,6 +115,10 @@ class Found:
 
 def find(ref: str | Path, format: str | None = None) -> Found:
     """The layout of a reference's files. Raises DataError where none, or several, recognize them."""
+    if isinstance(ref, str) and is_reference(ref) and not Path(ref).exists():
+        known = resolve(ref)
+        found = find(known.ref, format or known.layout)
+        return dataclasses.replace(found, choices=known.choices)
     folder = folder_of(ref)
     if format is not None:
         layout = layout_of(format)

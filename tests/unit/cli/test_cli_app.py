@@ -29,6 +29,8 @@ FLAGS = {
     "convert": ["--choose", "--force", "--format", "--json", "--model", "--set", "--to"],
     "serve": ["--host", "--json", "--open", "--port", "--set"],
     "info": ["--choose", "--format", "--json", "--model", "--set", "--verify"],
+    "registry search": ["--json"],
+    "registry show": ["--json"],
     "db upgrade": ["--json"],
     "db backup": ["--force", "--json", "--out"],
     "db move": ["--json"],
