@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -292,7 +293,24 @@ def trained() -> None:
         save_file({"sparsity": trainer.log_feature_sparsity}, exported / "sparsity.safetensors")
         for file in directory.glob("*/trainer_state.pt"):
             file.unlink()  # an optimizer's state: large, and of no use to a reader
-        compute(exported, 4 * numbers.x(16, D), note="120 steps of its own training")
+        x = 4 * numbers.x(16, D)
+        compute(exported, x, note="120 steps of its own training")
+        (checkpoint,) = (path for path in directory.iterdir() if path != exported)
+        halfway(checkpoint, x)
+
+
+@torch.no_grad()
+def halfway(checkpoint: Path, x: torch.Tensor) -> None:
+    """What SAELens would export had training ended at a checkpoint that its trainer wrote."""
+    sae, scaler = TrainingSAE.load_from_disk(checkpoint), ActivationScaler()
+    scaler.load(checkpoint / "activation_scaler.json")
+    assert scaler.scaling_factor is not None
+    sae.fold_activation_norm_scaling_factor(scaler.scaling_factor)
+    with tempfile.TemporaryDirectory() as exported:
+        sae.save_inference_model(exported)
+        sae = SAE.load_from_disk(exported)
+    note = "a checkpoint of its own trainer, computed by the inference model that SAELens exports from it"
+    finish(checkpoint, PACKAGE, x, sae.encode(x), sae(x), note=note)
 
 
 def batches(numbers: Numbers) -> Iterator[torch.Tensor]:

@@ -36,12 +36,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from monoscope.core.errors import DataError
 from monoscope.dictionaries import Dictionary
 from monoscope.formats.folder import Folder
 from monoscope.formats.layout import Layout, Receipt
 from monoscope.formats.opened import About, Opened, check_keys
 from monoscope.formats.saelens_reading import CONFIG, WEIGHTS, joined, opened
 
+NEWEST = 6
 SETTINGS = {"architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input", "normalize_activations"}
 SETTINGS |= {"reshape_activations", "metadata", "sae_lens_version", "k", "rescale_acts_by_decoder_norm", "d_out"}
 SETTINGS |= {"residual_threshold", "max_iterations", "stop_on_duplicate_support"}
@@ -61,7 +63,8 @@ class SAELens(Layout):
         entries = directories(folder)
         if not entries:
             return None
-        version = version_of(folder.json(joined(entries[0], CONFIG)))
+        name = joined(entries[0], CONFIG)
+        version = version_of(folder.json(name), folder.where(name))
         if version is None or version < (6,):
             return None
         return f"{CONFIG} of version {'.'.join(map(str, version))}, and {WEIGHTS}"
@@ -73,6 +76,7 @@ class SAELens(Layout):
     def read(self, folder: Folder, entry: str = "", choices: Mapping[str, str] | None = None) -> Opened:
         """One dictionary."""
         config = folder.json(joined(entry, CONFIG))
+        version_of(config, folder.where(joined(entry, CONFIG)))
         details = (config.get("metadata") or {}).get("training_architecture_details") or {}
         check_keys(config, SETTINGS | OF_TRAINING | set(details), folder.where(joined(entry, CONFIG)))
         return opened(self.name, folder, entry, config)
@@ -96,9 +100,19 @@ def directories(folder: Folder) -> list[str]:
     )
 
 
-def version_of(config: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """The version of SAELens that a configuration names; None where it names none."""
+def version_of(config: Mapping[str, Any], where: str) -> tuple[int, ...] | None:
+    """The version of SAELens that a configuration names; None where it names none.
+
+    Raises DataError for one that is no version, or is newer than any whose rules are known.
+    """
     metadata = config.get("metadata")
     said = config.get("sae_lens_version") or (metadata.get("sae_lens_version") if isinstance(metadata, dict) else None)
+    if said is None:
+        return None
     found = re.match(r"(\d+)\.(\d+)", str(said))
-    return (int(found[1]), int(found[2])) if found else None
+    if found is None:
+        raise DataError(f"{where}: sae_lens_version is {said!r}, which is no version")
+    version = (int(found[1]), int(found[2]))
+    if version >= (NEWEST + 1,):
+        raise DataError(f"{where} is of SAELens {said}, and rules are known up to {NEWEST}: refused")
+    return version

@@ -51,7 +51,8 @@ class SAELensOld(Layout):
         entries = directories(folder)
         if not entries:
             return None
-        version = version_of(folder.json(joined(entries[0], CONFIG)))
+        name = joined(entries[0], CONFIG)
+        version = version_of(folder.json(name), folder.where(name))
         if version is not None and version >= (6,):
             return None
         return f"{CONFIG} without a version of at least 6, and {WEIGHTS}"

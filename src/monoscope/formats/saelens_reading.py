@@ -6,7 +6,6 @@ What is folded is folded lazily, so that one feature can still be read alone; on
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -147,32 +146,34 @@ class _Reading:
 
     def sites(self, is_transcoder: bool) -> tuple[Site, Site]:
         """Where it reads and writes."""
-        names = [self.metadata.get("hook_name"), self.metadata.get("hook_name_out")]
-        names = [
-            name or self.metadata.get(f"hf_{key}")
-            for name, key in zip(names, ("hook_name", "hook_name_out"), strict=True)
-        ]
-        read, written = names
-        if not read:
+        read, written = (self.site(key) for key in ("hook_name", "hook_name_out"))
+        if read is None:
             raise DataError(
                 f"{self.where} names no site: set hook_name in its metadata, as in blocks.3.hook_resid_post"
             )
         if not is_transcoder:
-            written = read
-        elif not written:
-            layer = re.match(r"(blocks\.\d+)\.", str(read))
-            if layer is None:
+            return read, read
+        if written is None:
+            if read.layer is None:
                 raise DataError(
                     f"{self.where} does not say where the transcoder writes: set hook_name_out in its metadata"
                 )
-            written = f"{layer[1]}.hook_mlp_out"
+            written = Site(read.layer, "mlp_out")
             self.inferred.append(f"hook_name_out is not in {CONFIG}, and so {written}")
+        return read, written
+
+    def site(self, key: str) -> Site | None:
+        """The site of a key in the metadata; the name of a module, where there is one, tells it best."""
         model, found = self.metadata.get("model_name"), []
-        for name in (read, written):
-            site, notes = site_named(str(name), model, self.where)
-            found.append(site)
-            self.warnings += [note for note in notes if note not in self.warnings]
-        return found[0], found[1]
+        for name in (self.metadata.get(key), self.metadata.get(f"hf_{key}")):
+            if name:
+                site, notes = site_named(str(name), model, self.where)
+                found.append((name, site))
+                self.warnings += [note for note in notes if note not in self.warnings]
+        if len(found) == 2 and found[0][1] != found[1][1]:
+            (lens, other), (module, site) = found
+            self.warnings.append(f"{key} {lens} is {other}, and hf_{key} {module} is {site}: read as the module says")
+        return found[-1][1] if found else None
 
     def normalizer(self) -> str | None:
         """What is done to each token, and cannot be folded; what can be is folded here."""
