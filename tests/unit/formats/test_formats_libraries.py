@@ -197,12 +197,9 @@ def test_one_direction_is_read_without_the_rest(monkeypatch: pytest.MonkeyPatch,
 
 # --- files that cannot be meant
 
-SAE, OLD, EAI, DL = (
-    "saelens/jumprelu",
-    "saelens_old/topk",
-    "sparsify/topk/layers.1",
-    "dictionary_learning/topk/trainer_0",
-)
+SAE, OLD, EAI = "saelens/jumprelu", "saelens_old/topk", "sparsify/topk/layers.1"
+DL = "dictionary_learning/topk/trainer_0"
+SITE = {"sae_lens_version": "6.1.0", "hook_name": "blocks.1.hook_resid_post"}
 CONFIGS = {SAE: "cfg.json", OLD: "cfg.json", EAI: "cfg.json", DL: "config.json"}
 
 BROKEN_CONFIGS: list[tuple[str, Mapping[str, Any], str]] = [
@@ -219,11 +216,7 @@ BROKEN_CONFIGS: list[tuple[str, Mapping[str, Any], str]] = [
     (SAE, {"metadata": {"sae_lens_version": "soon"}}, "no version"),
     (SAE, {"metadata": {"sae_lens_version": "6.1.0"}}, "names no site"),
     (SAE, {"metadata": {**SITE, "hook_name": "blocks.1.hook_tea"}}, "hook_tea"),
-    (
-        SAE,
-        {"metadata": {**SITE, "hook_head_index": 3}},
-        "one head",
-    ),
+    (SAE, {"metadata": {**SITE, "hook_head_index": 3}}, "one head"),
     (OLD, {"activation_fn": "tanh-relu"}, "activation_fn is 'tanh-relu'"),
     (OLD, {"activation_fn_kwargs": {"k": 5, "temperature": 2}}, "temperature"),
     (OLD, {"activation_fn_kwargs": {}}, "without activation_fn_kwargs.k"),
