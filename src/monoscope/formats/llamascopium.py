@@ -1,4 +1,4 @@
-"""llamascopium (OpenMOSS, formerly lm-saes): SAEs, transcoders, CLTs, crosscoders, MOLTs and Lorsas. Read.
+"""llamascopium (OpenMOSS, formerly lm-saes): SAEs, transcoders, CLTs, crosscoders, MOLTs and Lorsas. Read and written.
 
     config.json, and of the language model lm_config.json
     sae_weights.{safetensors,pt,dcp}, else checkpoints/pruned.*, else checkpoints/final.*
@@ -25,11 +25,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from monoscope.core.errors import DataError, nearest
+from monoscope.dictionaries import Dictionary
 from monoscope.formats.folder import Folder
-from monoscope.formats.layout import Layout
+from monoscope.formats.layout import Layout, Receipt
 from monoscope.formats.lazy import Lazy
 from monoscope.formats.llamascopium_found import KEYS, Found
 from monoscope.formats.llamascopium_wirings import WIRINGS
@@ -152,6 +154,12 @@ class Llamascopium(Layout):
                 "monoscope.training.to_jumprelu"
             )
         return dataclasses.replace(found, act_fn=stand_ins.get(act_fn, act_fn))
+
+    def write(self, dictionary: Dictionary, directory: Path, about: About) -> Receipt:
+        """Every dictionary that the library has a type for."""
+        from monoscope.formats.llamascopium_write import write
+
+        return write(dictionary, directory, about)
 
 
 @dataclasses.dataclass

@@ -14,8 +14,10 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from monoscope.core.errors import DataError
+from monoscope.core.attention import AttentionForm
+from monoscope.core.errors import CannotHold, DataError
 from monoscope.formats.lazy import Lazy
 from monoscope.formats.llamascopium_found import Found, Made, times
 
@@ -101,3 +103,43 @@ def _frequencies(found: Found) -> list[float]:
         return (1 - share) * frequency / factor + share * frequency
 
     return [stretched(frequency) for frequency in plain]
+
+
+def attention_settings(form: AttentionForm, length: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings of an attention, and the buffers that the library expects beside them, for contexts of a length.
+
+    Raises CannotHold for what its attention cannot do.
+    """
+    lacks = {
+        f"{form.norm} norms of queries and keys": form.norm not in ("none", "rms"),
+        "a softcap": form.softcap is not None,
+        "a window": form.window is not None and form.window < length,
+        "attention to later tokens": not form.is_causal,
+        "a gain of rotations": form.rotary is not None and form.rotary.gain != 1,
+    }
+    if missing := [what for what, is_there in lacks.items() if is_there]:
+        raise CannotHold(f"Lorsa of llamascopium lacks {', '.join(missing)}", ["native"])
+    settings: dict[str, Any] = {
+        "d_qk_head": form.d_head,
+        "attn_scale": form.scale,
+        "use_post_qk_ln": form.norm == "rms",
+    }
+    if form.norm == "rms":
+        settings |= {"normalization_type": "RMS", "eps": form.norm_eps}
+    buffers = {"mask": torch.ones(length, length, dtype=torch.bool).tril(), "IGNORE": torch.tensor(-math.inf)}
+    if form.rotary is None:
+        return settings | {"positional_embedding_type": "none", "rotary_dim": 0}, buffers
+    frequencies = torch.tensor(form.rotary.frequencies, dtype=torch.float64)
+    n, is_adjacent = 2 * len(frequencies), form.rotary.pairs == "adjacent"
+    base = round(frequencies[1].item() ** (-n / 2)) if len(frequencies) > 1 else 10000
+    plain = torch.tensor([base ** (-2 * j / n) for j in range(n // 2)], dtype=torch.float64)
+    if not torch.allclose(frequencies, plain, rtol=1e-5, atol=0):
+        raise CannotHold(
+            "Lorsa of llamascopium turns by powers of one whole number, and these frequencies are others (a stretched "
+            "context's are not written)",
+            ["native"],
+        )
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * plain
+    every = angles.repeat_interleave(2, 1) if is_adjacent else angles.repeat(1, 2)
+    buffers |= {"rotary_sin": every.sin().float(), "rotary_cos": every.cos().float()}
+    return settings | {"rotary_dim": n, "rotary_base": base, "rotary_adjacent_pairs": is_adjacent}, buffers
