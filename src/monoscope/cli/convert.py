@@ -67,13 +67,23 @@ def _dictionaries(
 ) -> dict[str, Any]:
     from monoscope.cli.activations import activations_for
     from monoscope.cli.references import parse_choices
+    from monoscope.core.errors import ConfigError
     from monoscope.core.io import refuse_existing
-    from monoscope.formats import convert, find
+    from monoscope.formats import convert, convert_set, find
     from monoscope.formats.layouts import layout_of
 
-    layout_of(to)
+    layout = layout_of(to)
     refuse_existing(dst, force=force)
     found, settled = find(src, format), parse_choices(choices)
+    if layout.takes_sets and len(found.entries()) > 1 and not found.folder.focus:
+        if model is not None:
+            raise ConfigError(
+                "a set is compared on random inputs; leave --model out, or convert its entries one by one"
+            )
+        table = convert_set(found, dst, to, force=force, **settled).to_dict()
+        each = {name: {key: made[key] for key in ("comparison", "warnings") if key in made} for name, made in
+                table["dictionaries"].items()}  # fmt: skip
+        return {"wrote": str(dst), "to": table["to"], "dictionaries": each}
     activations = activations_for(found.open(**settled), model, reading)
     done = convert(found, dst, to, activations=activations, force=force, **settled)
     return {"wrote": str(dst), **done.to_dict()}

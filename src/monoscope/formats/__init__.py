@@ -2,6 +2,7 @@
 
 from monoscope.formats.check import Check, check, choose
 from monoscope.formats.convert import Conversion, convert
+from monoscope.formats.convert_set import SetConversion, convert_set
 from monoscope.formats.layout import Layout, Receipt
 from monoscope.formats.lazy import Lazy
 from monoscope.formats.open import find, load, open
@@ -15,9 +16,11 @@ __all__ = [
     "Lazy",
     "Opened",
     "Receipt",
+    "SetConversion",
     "check",
     "choose",
     "convert",
+    "convert_set",
     "find",
     "load",
     "open",

@@ -1,4 +1,4 @@
-"""circuit-tracer: sets of transcoders, one for each layer, and cross-layer transcoders (CLTs). Read.
+"""circuit-tracer: sets of transcoders, one for each layer, and cross-layer transcoders (CLTs). Read and written.
 
     config.yaml      model_name, model_kind, feature_input_hook, feature_output_hook, scan; TopK sets: activation, k
 
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -32,8 +33,9 @@ from torch import Tensor
 
 from monoscope.core.errors import ConfigError, DataError, SiteError
 from monoscope.core.site import Site
+from monoscope.dictionaries import Dictionary
 from monoscope.formats.folder import Folder
-from monoscope.formats.layout import Layout
+from monoscope.formats.layout import Layout, Receipt
 from monoscope.formats.lazy import Lazy
 from monoscope.formats.opened import About, Opened, check_keys, check_shape, check_tensors
 from monoscope.models.names import translate
@@ -243,7 +245,7 @@ class CircuitTracer(Layout):
         about = About(
             entry=files[0] if len(files) == 1 else "",
             files=((CONFIG,) if config else ()) + files,
-            model=str(model) if model else None,
+            model=None if model in (None, "", "unknown") else str(model),
             library="circuit-tracer",
             skip_first=4 if chat else 1,
             origins={"reads": CONFIG, "writes": CONFIG, "function": f"{CONFIG} and the names of tensors"},
@@ -251,6 +253,18 @@ class CircuitTracer(Layout):
             chosen=chosen,
         )
         return sites[0], sites[1], about
+
+    def write(self, dictionary: Dictionary, directory: Path, about: About) -> Receipt:
+        """A CLT, or a set of the one layer 0."""
+        from monoscope.formats.circuit_tracer_write import write
+
+        return write(dictionary, directory, about)
+
+    def write_set(self, dictionaries: Sequence[Dictionary], directory: Path, about: About) -> Receipt:
+        """A set of all layers."""
+        from monoscope.formats.circuit_tracer_write import write_set
+
+        return write_set(dictionaries, directory, about)
 
 
 def _numbered(folder: Folder, pattern: re.Pattern[str], prefix: str) -> dict[int, str]:

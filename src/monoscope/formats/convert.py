@@ -145,7 +145,7 @@ def compare(before: Dictionary, after: Dictionary, batches: list[ActivationBatch
     """Two dictionaries of the same features on the same tokens. Raises DataError where they do not have as many."""
     if before.n_features != after.n_features:
         raise DataError(f"{before.n_features} features went in, and {after.n_features} came out")
-    norms = [d.decoder_norm().double() for d in (before, after)]
+    norms = [_norm(d) for d in (before, after)]
     n = fired = either = both = 0
     largest = dict.fromkeys(("acts", "recon", "acts_error", "recon_error"), 0.0)
     for batch in batches:
@@ -172,6 +172,18 @@ def compare(before: Dictionary, after: Dictionary, batches: list[ActivationBatch
         acts_error=largest["acts_error"] / max(largest["acts"], tiny),
         recon_error=largest["recon_error"] / max(largest["recon"], tiny),
     )
+
+
+def _norm(dictionary: Dictionary) -> Tensor:
+    """Decoder norms as the weights have them, whatever units a wiring takes them in."""
+    scales = [(buffer, buffer.clone()) for name, buffer in dictionary.named_buffers() if name == "norm_scale"]
+    try:
+        for buffer, _ in scales:
+            buffer.fill_(1)
+        return dictionary.decoder_norm().double()
+    finally:
+        for buffer, held in scales:
+            buffer.copy_(held)
 
 
 def _gathered(dictionary: Dictionary, original: Dictionary, batch: ActivationBatch) -> tuple[Tensor, Tensor]:

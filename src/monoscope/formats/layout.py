@@ -7,7 +7,7 @@ canonical table and tensors, unread, with everything that was inferred said in w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -62,7 +62,16 @@ class Layout(ABC):
         """Write a dictionary into an empty directory. Raises CannotHold for what the layout cannot say."""
         raise CannotHold(f"{self.name} is read, not written", nearest=("saelens",))
 
+    def write_set(self, dictionaries: Sequence[Dictionary], directory: Path, about: About) -> Receipt:
+        """Write dictionaries of all layers, in order, into an empty directory. Raises CannotHold, as ``write`` does."""
+        raise CannotHold(f"{self.name} has one dictionary in a directory: convert them one by one")
+
     @property
     def is_written(self) -> bool:
         """Whether the layout is written, too."""
         return type(self).write is not Layout.write
+
+    @property
+    def takes_sets(self) -> bool:
+        """Whether dictionaries of several layers are written together."""
+        return type(self).write_set is not Layout.write_set
