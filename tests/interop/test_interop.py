@@ -7,10 +7,7 @@ cannot hold is refused with a reason; nothing else may fail.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from foreign_cases import ABOUT, FOLDS_NORMS, matrix, tokens
+from interop_peers import GOLDEN, read_by_peer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,14 +25,7 @@ from monoscope.dictionaries import Dictionary
 from monoscope.formats.layouts import layout_of
 from monoscope.formats.opened import About
 
-HERE, GOLDEN = Path(__file__).parent, Path(__file__).parents[1] / "golden"
-PEERS = {
-    "saelens": ("sae-lens", "read_saelens.py"),
-    "sparsify": ("eai-sparsify", "read_sparsify.py"),
-    "dictionary_learning": ("dictionary-learning", "read_dictionary_learning.py"),
-}
-"""Layouts whose files another library reads here: its environment, and its script."""
-
+LAYOUTS = ("saelens", "sparsify", "dictionary_learning")
 CHOICES = {
     "sparsify/transcode_centered/layers.1.mlp": {"centering": "yes"},
     "dictionary_learning/jumprelu_centered/trainer_0": {"center": "yes"},
@@ -80,31 +71,7 @@ def converted() -> Iterator[tuple[str, Dictionary, About, Expected]]:
             yield f"golden/{case}", opened.dictionary(), opened.about, flat
 
 
-def environment(name: str) -> Path:
-    """The interpreter of a library's environment."""
-    spec = importlib.util.spec_from_file_location("environments", HERE / "environments.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.is_built(name), f"the environment {name} is not built: python tests/interop/environments.py {name}"
-    return module.python_of(name)
-
-
-def read_by_peer(layout: str, directory: Path) -> None:
-    """Let a library read every case below a directory."""
-    name, script = PEERS[layout]
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        [environment(name), HERE / script, directory],
-        capture_output=True,
-        text=True,
-        env={**clean, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-
-
-@pytest.mark.parametrize("layout", PEERS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_library_computes_the_same_from_what_we_write(
     layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
