@@ -46,7 +46,7 @@ def topk(pre: np.ndarray, k: int) -> np.ndarray:
 
 def write_safetensors(path: Path, tensors: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path)
+    save_file({name: np.array(value, order="C") for name, value in tensors.items()}, path)
 
 
 def write_npz(path: Path, tensors: Arrays, *, compressed: bool = False) -> None:

@@ -38,6 +38,7 @@ from monoscope.formats.published import (
     directories_of,
     has_rounded,
     inside,
+    matrix,
     named,
     said,
     whole_number,
@@ -80,7 +81,7 @@ class GemmaScope(Layout):
         tensors = {{"w_enc": "W_enc", "w_dec": "W_dec"}.get(name, name): lazy for name, lazy in found.items()}
         check_tensors(tensors, {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}, set(), where)
         tensors["threshold"] = above_zero(tensors["threshold"])
-        d, n_features = tensors["W_enc"].shape if tensors["W_enc"].ndim == 2 else (0, 0)
+        d, n_features = matrix(tensors, "W_enc", where).shape
         if width := named(r"width_(\d+[km])", text):
             check_width(n_features, width[1], has_rounded, where)
         if repository is not None and not chosen:

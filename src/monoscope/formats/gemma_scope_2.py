@@ -25,9 +25,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from monoscope.core.errors import ConfigError, DataError, MismatchError, SiteError
+from monoscope.core.errors import ConfigError, DataError, MismatchError
 from monoscope.core.site import Site
 from monoscope.formats.folder import Folder
+from monoscope.formats.foreign_sites import site_named
 from monoscope.formats.layout import Layout
 from monoscope.formats.lazy import Lazy
 from monoscope.formats.opened import About, Opened, check_keys, check_shape, check_tensors
@@ -39,9 +40,9 @@ from monoscope.formats.published import (
     check_width,
     has_rounded,
     inside,
+    matrix,
     named,
 )
-from monoscope.models.names import translate
 
 KEYS = {
     "architecture",
@@ -148,12 +149,13 @@ def _single(layout: str, folder: Folder, entry: str, config: Mapping[str, Any], 
     tensors["threshold"] = above_zero(tensors["threshold"])
     if _has_skip(config, found, text, where):
         tensors["W_skip"] = found[SKIP]
-    n_features = tensors["W_enc"].shape[-1]
+    n_features = matrix(tensors, "W_enc", where).shape[1]
     _check_sizes(config, n_features, text, where)
     about = _about(folder, entry, config, (file,), text)
     if "hf_hook_point_in" in config:
         points = [str(config["hf_hook_point_in"]), str(config.get("hf_hook_point_out", config["hf_hook_point_in"]))]
-        sites = tuple(str(translate(point, about["model"] or "gemma-3-1b").site) for point in points)
+        settings = folder.where(inside(entry, "config.json"))
+        sites = tuple(str(site_named(point, about["model"] or "gemma-3-1b", settings)[0]) for point in points)
         origin, inferred = "hf_hook_point_in, hf_hook_point_out", []
     else:
         layer = named(r"layer_(\d+)", text)
@@ -249,17 +251,17 @@ def _kinds_of_layers(config: Mapping[str, Any], model: str | None, where: str) -
         if not isinstance(every, list) or not every:
             raise ConfigError(f"{where}: the sites of a cross-layer transcoder are paths of modules, found {point!r}")
         paths = [str(path).replace("{layer}", "0").replace("{}", "0").replace("*", "0") for path in every]
-        found = {_layer_kind(path, model) for path in paths}
+        found = {_layer_kind(path, model, where) for path in paths}
         if len(found) != 1:
             raise ConfigError(f"{where}: layers read or write different places: {', '.join(sorted(found))}")
         kinds += found
     return (kinds[0], kinds[1]), "hf_hook_point_in, hf_hook_point_out"
 
 
-def _layer_kind(path: str, model: str | None) -> str:
-    site = translate(path, model or "gemma-3-1b").site
+def _layer_kind(path: str, model: str | None, where: str) -> str:
+    site, _ = site_named(path, model or "gemma-3-1b", where)
     if site.layer is None:
-        raise SiteError(f"{path!r} is not a site of every layer")
+        raise DataError(f"{where}: {path!r} is not a site of every layer")
     return site.kind
 
 

@@ -19,8 +19,9 @@ from monoscope.formats.folder import Folder
 from monoscope.formats.layout import Layout
 from monoscope.formats.lazy import Lazy
 from monoscope.formats.opened import About, Opened, check_tensors
-from monoscope.formats.published import autoencoder, called, named, said, whole_number
+from monoscope.formats.published import autoencoder, called, matrix, named, said, whole_number
 
+MOST_PICKLES = 4  # that are looked into for evidence
 REPOSITORY = r"((?:Llama-3[\w.]*-\d+B|DeepSeek-R1-Distill-Llama-\d+B)[\w-]*?)-SAE-l(\d+)"
 MODELS = {
     "llama-3.3-70b-instruct": ("meta-llama/Llama-3.3-70B-Instruct", 8192),
@@ -38,13 +39,17 @@ class Goodfire(Layout):
 
     def evidence(self, folder: Folder) -> str | None:
         """A pickle holds just those tensors."""
-        entries = self.entries(folder)
-        return f"a pickle with {self.encoder}.weight and nothing else" if entries else None
+        few = self._pickles(folder)
+        holds = len(few) <= MOST_PICKLES and any(self._holds(folder, name) for name in few)
+        return f"a pickle with {self.encoder}.weight and nothing else" if holds else None
 
     def entries(self, folder: Folder) -> list[str]:
-        """The pickles that hold them."""
-        few = [name for name in folder.names() if name.endswith((".pt", ".pth"))]
-        return [name for name in few if self._holds(folder, name)] if len(few) <= 4 else []
+        """The pickles that hold them; where none does, all, for errors that say why."""
+        few = self._pickles(folder)
+        return [name for name in few if self._holds(folder, name)] or few
+
+    def _pickles(self, folder: Folder) -> list[str]:
+        return [name for name in folder.names() if name.endswith((".pt", ".pth"))]
 
     def _holds(self, folder: Folder, name: str) -> bool:
         try:
@@ -64,13 +69,13 @@ class Goodfire(Layout):
         found = folder.tensors(entry)
         check_tensors(found, self._needed(), set(), where)
         model, width = MODELS.get(repository[1].lower() if repository else "", (None, None))
-        d = found[f"{self.encoder}.weight"].shape[-1]
+        d = matrix(found, f"{self.encoder}.weight", where).shape[1]
         if width is not None and d != width:
             raise MismatchError(f"{where} reads {d} numbers, and the stream of {model} has {width}")
         tensors: dict[str, Lazy] = {
-            "W_enc": found[f"{self.encoder}.weight"].t(),
+            "W_enc": matrix(found, f"{self.encoder}.weight", where).t(),
             "b_enc": found[f"{self.encoder}.bias"],
-            "W_dec": found[f"{self.decoder}.weight"].t(),
+            "W_dec": matrix(found, f"{self.decoder}.weight", where).t(),
             "b_dec": found[f"{self.decoder}.bias"],
         }
         about = About(

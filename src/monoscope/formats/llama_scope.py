@@ -33,11 +33,11 @@ import torch
 from monoscope.core.errors import ConfigError, DataError, MismatchError
 from monoscope.core.site import Site
 from monoscope.formats.folder import Folder
+from monoscope.formats.foreign_sites import site_named
 from monoscope.formats.layout import Layout
 from monoscope.formats.lazy import Lazy
 from monoscope.formats.opened import About, Opened, check_tensors
-from monoscope.formats.published import autoencoder, called, directories_of, inside, named
-from monoscope.models.names import translate
+from monoscope.formats.published import autoencoder, called, directories_of, inside, matrix, named
 
 LLAMA, R1 = "meta-llama/Llama-3.1-8B", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
 WEIGHTS = {"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"}
@@ -82,11 +82,13 @@ class LlamaScope(Layout):
         norms = config.get("dataset_average_activation_norm")
         norms = norms if isinstance(norms, dict) else {}
         raw = _number(config, "jump_relu_threshold", where)
-        if raw < 0:
-            raise ConfigError(f"jump_relu_threshold in {where} is {raw:g}; a threshold is 0 or more")
-        d = tensors["encoder.weight"].shape[-1]
-        scale = (_scale(norms.get("in"), d, where), _scale(norms.get("out"), _d_out(tensors), where))
-        n_features = tensors["encoder.weight"].shape[0]
+        if not 0 <= raw < 1e30:
+            raise ConfigError(
+                f"jump_relu_threshold in {where} is {raw:g}; a threshold is 0 or more, and a small number"
+            )
+        n_features, d = matrix(tensors, "encoder.weight", folder.where(file)).shape
+        d_out = matrix(tensors, "decoder.weight", folder.where(file)).shape[0]
+        scale = (_scale(norms.get("in"), d, where), _scale(norms.get("out"), d_out, where))
         threshold = Lazy.of(torch.full((n_features,), raw * scale[0]))
         about = About(where=folder.name, entry=entry, files=(inside(entry, self.config), file), model=LLAMA)
         return _opened(self.name, folder, entry, config, tensors, threshold, scale, about, choices or {}, where)
@@ -119,19 +121,16 @@ class R1Distill(Layout):
         where = folder.where(inside(entry, self.config))
         found = self._tensors(folder, entry)
         prefix = "dataset_average_activation_norm."
-        norms = {
-            name.removeprefix(prefix): float(lazy.read()) for name, lazy in found.items() if name.startswith(prefix)
-        }
+        norms = {name.removeprefix(prefix): _scalar(lazy) for name, lazy in found.items() if name.startswith(prefix)}
         tensors = {name: lazy for name, lazy in found.items() if not name.startswith(prefix)}
         check_tensors(tensors, WEIGHTS | {"log_jumprelu_threshold"}, set(), folder.where(file))
         log = tensors.pop("log_jumprelu_threshold")
         threshold = log.elementwise(lambda part: part.float().exp(), torch.float32)
         read = str(config.get("hook_point_in", ""))
         written = str(config.get("hook_point_out", read))
-        scale = (
-            _scale(norms.get(read), tensors["encoder.weight"].shape[-1], folder.where(file)),
-            _scale(norms.get(written), _d_out(tensors), folder.where(file)),
-        )
+        d = matrix(tensors, "encoder.weight", folder.where(file)).shape[1]
+        d_out = matrix(tensors, "decoder.weight", folder.where(file)).shape[0]
+        scale = (_scale(norms.get(read), d, folder.where(file)), _scale(norms.get(written), d_out, folder.where(file)))
         mix = named(r"[^/]*Slimpajama[^/]*", called(folder, entry))
         about = About(
             where=folder.name,
@@ -201,7 +200,7 @@ def _sites(config: Mapping[str, Any], where: str) -> tuple[str, str]:
     hooks = [config.get("hook_point_in"), config.get("hook_point_out", config.get("hook_point_in"))]
     if not all(isinstance(hook, str) for hook in hooks):
         raise ConfigError(f"{where} does not name the sites, hook_point_in and hook_point_out; found {hooks}")
-    read, written = (str(translate(str(hook), LLAMA).site) for hook in hooks)
+    read, written = (str(site_named(str(hook), LLAMA, where)[0]) for hook in hooks)
     return read, written
 
 
@@ -226,8 +225,9 @@ def _check_sizes(config: Mapping[str, Any], found: Mapping[str, Lazy], where: st
             raise MismatchError(f"{where}: {key} is {config[key]}, and the weights have {size}")
 
 
-def _d_out(tensors: Mapping[str, Lazy]) -> int:
-    return tensors["decoder.weight"].shape[0]
+def _scalar(lazy: Lazy) -> float | None:
+    """The number of a tensor that has just one."""
+    return float(lazy.read().reshape(())) if lazy.shape in ((), (1,)) else None
 
 
 def _scale(norm: Any, d: int, where: str) -> float:

@@ -31,6 +31,7 @@ from monoscope.formats.published import (
     called,
     check_width,
     has_rounded,
+    matrix,
     named,
     said,
     whole_number,
@@ -84,11 +85,11 @@ class OpenAI(Layout):
         check_tensors(tensors, NEEDED, STATISTICS, where)
         function, is_topk = _function(settings, where)
         if location and location[3]:
-            check_width(tensors["encoder.weight"].shape[0], location[3], _is_thousands, where)
+            check_width(matrix(tensors, "encoder.weight", where).shape[0], location[3], _is_thousands, where)
         canonical = {
-            "W_enc": tensors["encoder.weight"].t(),
+            "W_enc": matrix(tensors, "encoder.weight", where).t(),
             "b_enc": tensors["latent_bias"],
-            "W_dec": tensors["decoder.weight"].t(),
+            "W_dec": matrix(tensors, "decoder.weight", where).t(),
             "b_dec": tensors["pre_bias"],
         }
         wiring = {"center": True, "normalizer": "layer_norm" if is_topk else "none"}

@@ -15,8 +15,9 @@ from monoscope.formats.opened import About, Opened, check_shape
 
 
 def called(folder: Folder, entry: str = "") -> str:
-    """All that the files are called, repository first, however they came to lie here."""
-    parts = [folder.name.replace("\\", "/").replace("--", "/"), folder.focus if not entry else "", entry]
+    """All that the files are called, repository first, however they came to lie here; without a revision."""
+    name = re.sub(r"@[^/@]*$", "", folder.name.replace("\\", "/").replace("--", "/"))
+    parts = [name, folder.focus if not entry else "", entry]
     return "/".join(part.strip("/") for part in parts if part)
 
 
@@ -69,6 +70,14 @@ def check_width(n_features: int, width: str, fits: Callable[[int, str], bool], w
         raise MismatchError(f"{where} has {n_features:,} features, and its name says {width}: one of them is wrong")
 
 
+def matrix(tensors: Mapping[str, Lazy], name: str, where: str) -> Lazy:
+    """A tensor with two axes and something in it. Raises DataError for another."""
+    lazy = tensors[name]
+    if lazy.ndim != 2 or 0 in lazy.shape:
+        raise DataError(f"{name} in {where} is {list(lazy.shape)}, expected a matrix")
+    return lazy
+
+
 def above_zero(threshold: Lazy) -> Lazy:
     """Thresholds behind a ReLU, in fp32: what is below 0 there never decides, so 0 is the same."""
     return threshold.elementwise(lambda part: part.float().clamp_min(0), torch.float32)
@@ -89,8 +98,8 @@ def autoencoder(
 
     Biases and thresholds are kept in fp32. Raises DataError for shapes that do not fit each other.
     """
-    d, n_features = _two(tensors["W_enc"], "W_enc", where)
-    d_out = _two(tensors["W_dec"], "W_dec", where)[1]
+    d, n_features = matrix(tensors, "W_enc", where).shape
+    d_out = matrix(tensors, "W_dec", where).shape[1]
     shapes: dict[str, tuple[int | None, ...]] = {
         "b_enc": (n_features,),
         "W_dec": (n_features, d_out),
@@ -121,9 +130,3 @@ def autoencoder(
         "acts_scale": acts_scale,
     }
     return Opened(layout, table, canonical, about)
-
-
-def _two(lazy: Lazy, name: str, where: str) -> tuple[int, int]:
-    if lazy.ndim != 2 or 0 in lazy.shape:
-        raise DataError(f"{name} in {where} is {list(lazy.shape)}, expected a matrix")
-    return lazy.shape[0], lazy.shape[1]

@@ -20,7 +20,7 @@ from monoscope.core.errors import MismatchError
 from monoscope.formats.folder import Folder
 from monoscope.formats.layout import Layout
 from monoscope.formats.opened import About, Opened, check_tensors
-from monoscope.formats.published import autoencoder, by_numbers, called, check_width, named, said, whole_number
+from monoscope.formats.published import autoencoder, by_numbers, called, check_width, matrix, named, said, whole_number
 
 FILE = r"(?:^|/)layer(\d+)\.sae\.pt$"
 REPOSITORY = r"SAE-Res-([\w.-]+?)-W(\d+K)-L0_(\d+)"
@@ -61,8 +61,8 @@ class QwenScope(Layout):
         model = choices.get("model", repository and f"Qwen/{repository[1]}")
         found = folder.tensors(entry)
         check_tensors(found, {"W_enc", "W_dec", "b_enc", "b_dec"}, set(), where)
-        tensors = dict(found) | {name: found[name].t() for name in ("W_enc", "W_dec") if found[name].ndim == 2}
-        n_features, d = found["W_enc"].shape if found["W_enc"].ndim == 2 else (0, 0)
+        tensors = dict(found) | {name: matrix(found, name, where).t() for name in ("W_enc", "W_dec")}
+        n_features, d = found["W_enc"].shape
         if repository:
             check_width(n_features, repository[2], lambda n, width: n == int(width[:-1]) * 1024, where)
         warnings = ["the license of Qwen-Scope restricts its use; read it, and do not pass the weights on"]

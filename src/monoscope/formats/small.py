@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 
 from monoscope.core.errors import ConfigError, DataError, MismatchError
 from monoscope.formats.folder import Folder
+from monoscope.formats.foreign_sites import site_named
 from monoscope.formats.layout import Layout
 from monoscope.formats.opened import About, Opened, check_tensors
-from monoscope.formats.published import autoencoder, directories_of, inside
-from monoscope.models.names import translate
+from monoscope.formats.published import autoencoder, directories_of, inside, matrix
 
 MODEL = "openai-community/gpt2"
 
@@ -49,8 +49,9 @@ class AttentionAutoencoders(Layout):
         config, where = folder.json(_config_of(entry)), folder.where(entry)
         found = folder.tensors(entry)
         check_tensors(found, {"W_enc", "b_enc", "W_dec", "b_dec"}, set(), where)
-        translated = translate(_hook(config, folder.where(_config_of(entry))), MODEL)
-        sizes = {"act_size": found["W_enc"].shape[0], "dict_size": found["W_enc"].shape[-1]}
+        settings = folder.where(_config_of(entry))
+        site, notes = site_named(_hook(config, settings), MODEL, settings)
+        sizes = dict(zip(("act_size", "dict_size"), matrix(found, "W_enc", where).shape, strict=True))
         for key, size in sizes.items():
             if config.get(key) != size:
                 raise MismatchError(f"{where} has {size}, and its configuration says {key} = {config.get(key)!r}")
@@ -62,11 +63,12 @@ class AttentionAutoencoders(Layout):
             library="ckkissane",
             origins={"reads": "act_name"},
             inferred=("centered, ReLU: the set's description",),
-            warnings=translated.notes,
+            warnings=notes,
         )
-        site = str(translated.site)
         wiring = {"center": True}
-        return autoencoder(self.name, (site, site), found, {"kind": "relu"}, about, where=where, wiring=wiring)
+        return autoencoder(
+            self.name, (str(site), str(site)), found, {"kind": "relu"}, about, where=where, wiring=wiring
+        )
 
 
 def _config_of(name: str) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from dictionary_cases import IN, OUT, build
 from hub_server import Hub, serving
+from published_files import arrays, write_safetensors
 
 from monoscope import formats
-from monoscope.core.errors import DataError, HubError
+from monoscope.core.errors import DataError, HubError, MismatchError
 from monoscope.dictionaries import Autoencoder, Dictionary
 from monoscope.dictionaries.variants import TopK
 from monoscope.formats import hub_file
@@ -104,6 +107,29 @@ def test_directories_files_and_revisions(hub: Hub, tmp_path: Path) -> None:
         formats.open("hf://org/set/layers.2")
     with pytest.raises(DataError, match="leads out of it"):
         folder.text("../secret")
+
+
+def test_published_sets_are_opened_by_what_the_registry_and_neuronpedia_call_them(hub: Hub, tmp_path: Path) -> None:
+    mix, hook = "400M-Slimpajama-400M-OpenR1-Math-220k", "blocks.15.hook_resid_post"
+    w = arrays({"encoder.weight": (32, 8), "encoder.bias": (32,), "decoder.weight": (8, 32), "decoder.bias": (8,)})
+    w |= {"log_jumprelu_threshold": np.zeros(32, np.float32), f"dataset_average_activation_norm.{hook}": np.float32(2)}
+    write_safetensors(tmp_path / "w.safetensors", w)
+    config = json.dumps({"d_model": 8, "hook_point_in": hook, "hook_point_out": hook}).encode()
+    files = {"sae_weights.safetensors": (tmp_path / "w.safetensors").read_bytes(), "config.json": config}
+    layers = {f"{mix}/L{layer}R/{name}": data for layer in (15, 16) for name, data in files.items()}
+    repo = hub.repo("fnlp/Llama-Scope-R1-Distill", layers)
+    by_registry = formats.open(f"registry:Llama-Scope-R1-Distill/{mix}/L15R")
+    by_neuronpedia = formats.open("deepseek-r1-distill-llama-8b/15-llamascope-slimpj-openr1-res-32k/3")
+    for opened in (by_registry, by_neuronpedia):
+        assert opened.layout == "r1_distill"
+        assert opened.about.where == f"hf://fnlp/Llama-Scope-R1-Distill/{mix}/L15R@{repo.revisions['main']}"
+        assert opened.table["acts_scale"] == pytest.approx(8**0.5 / 2)
+    with pytest.raises(DataError, match="is a set of 2 dictionaries"):
+        formats.open("registry:Llama-Scope-R1-Distill")
+    with pytest.raises(MismatchError, match="says that it writes 15.resid_post, and its directory is called L16R"):
+        formats.open(f"registry:Llama-Scope-R1-Distill/{mix}/L16R")
+    pinned = f"hf://fnlp/Llama-Scope-R1-Distill/{mix}/L15R@{repo.revisions['main']}"
+    assert formats.open(pinned).table == by_registry.table
 
 
 def test_headers_and_rows_are_read_by_range(hub: Hub, tmp_path: Path) -> None:
