@@ -81,9 +81,8 @@ class WholeHit(Hit):
 class HeatRow(Wire):
     """A dictionary along the text, one number a token.
 
-    value: largest activation; relative: largest share of a feature's own maximum in the corpus, null where unknown
-    l0: features that fire; error: |target - recon|^2 / |target|^2, null for a dictionary that reads one site and writes
-    others that were not read
+    value: largest activation of those that may be ranked; relative: largest share of a feature's own maximum in the
+    corpus, null without a bundle; l0: features that fire; error: |target - recon|^2 / |target|^2
     """
 
     dictionary: Dict
@@ -92,7 +91,7 @@ class HeatRow(Wire):
     value: list[float]
     relative: list[float] | None
     l0: list[int]
-    error: list[float] | None
+    error: list[float]
 
 
 class ActivateResponse(Wire):

@@ -205,10 +205,11 @@ class Worker:
             raise Stopped(f"the worker cannot be started: {error.strerror}") from None
         finally:
             theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        self._writer = writer
         self._born = time.monotonic()
         first = asyncio.Event()
-        for coroutine in (self._read(self._process, reader, first), self._listen(self._process)):
+        for coroutine in (self._read(self._process, reader, writer, first), self._listen(self._process)):
             watching = asyncio.create_task(coroutine)
             self._watching.add(watching)
             watching.add_done_callback(self._watching.discard)
@@ -229,7 +230,9 @@ class Worker:
         self._writer.write(packed(frame))
         await self._writer.drain()
 
-    async def _read(self, process: Process, reader: asyncio.StreamReader, first: asyncio.Event) -> None:
+    async def _read(
+        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: asyncio.Event
+    ) -> None:
         try:
             while True:
                 head, size = lengths(await reader.readexactly(HEADER.size))
@@ -243,6 +246,7 @@ class Worker:
                 process.kill()
         finally:
             self._ready.clear()
+            writer.close()
             await process.wait()
             self._ended(process)
             first.set()
@@ -290,7 +294,7 @@ class Worker:
             return f"exit code {code}"
         name = signal.strsignal(-code)
         hint = ", as when memory runs out" if -code == signal.SIGKILL else ""
-        return f"signal {-code}{f' {name}' if name else ''}{hint}"
+        return f"signal {-code}{f', {name}' if name else ''}{hint}"
 
     async def _listen(self, process: Process) -> None:
         """What the process says on its standard error, for the log."""

@@ -7,7 +7,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from monoscope.server.worker.activate import activate, diff, one_feature
+from monoscope.server.worker.compare import compare
 from monoscope.server.worker.encoded import encoded
+from monoscope.server.worker.measure import analyze, evaluate
 from monoscope.server.worker.process import Context, Job, Result
 from monoscope.server.worker.shelf import Target
 from monoscope.server.worker.steer import steer
@@ -35,4 +37,7 @@ TASKS: dict[str, Job] = {
     "activate one feature": one_feature,
     "compare two texts": diff,
     "steer": steer,
+    "compare": compare,
+    "evaluate": evaluate,
+    "analyze": analyze,
 }

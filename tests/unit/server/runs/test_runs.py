@@ -69,7 +69,8 @@ def test_runs_of_several_dictionaries_have_a_log_each(tmp_path):
 def sweep(tmp_path):
     (tmp_path / "training.toml").write_text(
         '[runs.wide]\nreads = ["1.mlp_in"]\n[runs.wide.recipe.function]\nkind = "topk"\nk = 32\n'
-        '[runs.narrow]\nreads = ["1.mlp_in"]\n[runs.narrow.recipe.function]\nkind = "relu"\nwhen = 2026-01-01\nx = inf\n'
+        '[runs.narrow]\nreads = ["1.mlp_in"]\n[runs.narrow.recipe.function]\nkind = "relu"\n'
+        "when = 2026-01-01\nx = inf\n"
         '[source]\nkind = "live"\n'
     )
     return tmp_path
