@@ -13,6 +13,7 @@ the metadata: without a version SAELens would take the file for an older one, an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,10 @@ def _metadata(dictionary: Dictionary, about: About, receipt: Receipt) -> dict[st
     for key, site in sites.items():
         try:
             metadata[key] = lens_name(site, model)
+            if re.search(r"\.mlp\.hook_(in|out)$", metadata[key]):
+                receipt.lost.append(
+                    f"{key} is {metadata[key]}, circuit-tracer's name: TransformerLens has no such hook"
+                )
         except SiteError as error:
             receipt.lost.append(f"{key}: {error}")
             metadata[key] = None
