@@ -13,12 +13,13 @@ from monoscope.server import problems, static
 from monoscope.server.log import Log
 from monoscope.server.openapi import describe
 from monoscope.server.routes import dictionaries, feature, files, library, live, runs, session
+from monoscope.server.routes.workspace import labels, lists, marks, notes
 from monoscope.server.security.door import Door
 from monoscope.server.security.guard import Guard, Shell
 from monoscope.server.state import State
 
 API = "/api/v1"
-ROUTERS = (session, library, dictionaries, feature, files, live, runs)
+ROUTERS = (session, library, dictionaries, feature, files, live, runs, labels, marks, lists, notes)
 
 
 def create_app(state: State, port: int | None = None) -> FastAPI:
@@ -34,6 +35,7 @@ def create_app(state: State, port: int | None = None) -> FastAPI:
         await state.worker.close()
         state.pool.close()
         state.database.close()
+        state.desk.close()
 
     app = FastAPI(
         title="monoscope",

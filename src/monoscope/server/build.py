@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from monoscope.server.desk import Desk
 from monoscope.server.library.library import Library
 from monoscope.server.pool import Pool
 from monoscope.server.settings import Settings
@@ -18,7 +19,14 @@ def build_state(paths: Iterable[Path], settings: Settings) -> State:
     """Find what stands at the paths, and get ready to answer. Raises DataError for a path that is no directory."""
     library = Library(paths, roots=settings.roots, models=settings.models)
     worker = Worker(memory=model_memory(settings), device=settings.device)
-    return State(settings, library, Database(settings.memory, settings.threads), Pool(), worker)
+    return State(
+        settings,
+        library,
+        Database(settings.memory, settings.threads),
+        Pool(),
+        worker,
+        Desk(settings.db, settings.author),
+    )
 
 
 def model_memory(settings: Settings) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +20,13 @@ from monoscope.server.wire.library import Broken, Card, RunCard, Stats
 FRESH = 120.0  # seconds without a new row after which a run no longer counts as running
 
 
-def card(state: State, entry: Entry) -> Card:
-    """A bundle in one view."""
-    return Card(**card_fields(state, entry))
+def cards(state: State, entries: Iterable[Entry]) -> list[Card]:
+    """Bundles, each in one view."""
+    labeled = state.desk.counts()
+    return [Card(**card_fields(state, entry, labeled.get(entry.dictionary_fp, 0))) for entry in entries]
 
 
-def card_fields(state: State, entry: Entry) -> dict[str, Any]:
+def card_fields(state: State, entry: Entry, n_labels: int) -> dict[str, Any]:
     """The fields of a card, which the page of the dictionary has too."""
     manifest = entry.manifest
     dictionary = manifest.dictionary
@@ -48,7 +50,7 @@ def card_fields(state: State, entry: Entry) -> dict[str, Any]:
         "bytes": sum(file.bytes for file in manifest.files),
         "created": manifest.created,
         "live": state.library.is_live(entry),
-        "n_labels": state.n_labels(entry),
+        "n_labels": n_labels,
     }
 
 

@@ -1,12 +1,13 @@
 """Errors as the wire carries them: RFC 9457 problem documents, never a traceback.
 
 UserError      what was given, or what stands on disk, is wrong: its message is the detail
-MissingError   404; ConflictError 412, with the row as it stands now
+MissingError   404; ConflictError 412 where another change came first, else 409: both with the row as it stands
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,7 +26,7 @@ TITLES = {
     403: "This is not allowed",
     404: "There is no such thing",
     405: "This address does not do that",
-    409: "What is stored cannot be read",
+    409: "What is there stands in the way",
     412: "Somebody else changed it first",
     413: "The request is too large",
     415: "The request must be JSON",
@@ -87,8 +88,26 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _user(request: Request, error: Exception) -> Response:
-    status = 409 if isinstance(error, DataError) else 422
-    return problem_response(Problem(title=TITLES[status], status=status, detail=str(error)))
+    status, current = _status(error, stated="if-match" in request.headers)
+    row = None if current is None else {**current.model_dump(mode="json"), "etag": current.etag}
+    headers = None if current is None else {"ETag": f'"{current.etag}"'}
+    problem = Problem(title=TITLES[status], status=status, detail=str(error), current=row)
+    return problem_response(problem, headers)
+
+
+def _status(error: Any, *, stated: bool) -> tuple[int, Any]:
+    """The status of a user's error, and the row that stands in its way; ``stated``: the request named a state.
+
+    The workspace's errors are known once it is loaded, which this does not do for the sake of a name.
+    """
+    if (known := sys.modules.get("monoscope.features.workspace.errors")) is not None:
+        if isinstance(error, known.MissingError):
+            return 404, None
+        if isinstance(error, known.BusyError):
+            return 503, None
+        if isinstance(error, known.ConflictError):
+            return (412 if stated and error.current is not None else 409), error.current
+    return (409 if isinstance(error, DataError) else 422), None
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -15,6 +15,7 @@ from monoscope.server.library.library import Entry
 from monoscope.server.problems import ProblemError
 from monoscope.server.state import State
 from monoscope.server.table.columns import digits
+from monoscope.server.texts import texts_of
 from monoscope.server.wire.base import Token
 from monoscope.server.wire.dictionary import Bins
 from monoscope.server.wire.feature import (
@@ -65,7 +66,7 @@ def feature_of(state: State, entry: Entry, index: int) -> Feature:
         promoted=_tokens(stored.promoted),
         suppressed=_tokens(stored.suppressed),
         sites=_sites(writes, stored) if len(writes) > 1 else None,
-        **state.texts_of(entry, index),
+        **texts_of(state, entry, index),
     )
 
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
 from monoscope.core.errors import UserError
+from monoscope.server.desk import Desk
 from monoscope.server.library.library import Entry, Library
 from monoscope.server.live.service import Live
 from monoscope.server.pool import Pool, Stop
@@ -20,7 +21,6 @@ from monoscope.server.settings import Settings
 from monoscope.server.table.added import Added
 from monoscope.server.table.tables import Database
 from monoscope.server.wire.base import SLUG
-from monoscope.server.wire.feature import Uses
 from monoscope.server.worker.client import Worker
 
 WARM = 3  # dictionaries read before anybody asks
@@ -35,6 +35,7 @@ class State:
     database: Database
     pool: Pool
     worker: Worker
+    desk: Desk
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @cached_property
@@ -64,33 +65,28 @@ class State:
 
     def warm(self) -> None:
         """Do once what the first request for a dictionary would wait for: loading libraries, reading columns."""
+        with suppress(ProblemError):
+            _ = self.desk.workspace
         for entry in self.library.entries[:WARM]:
             if self.stopping.is_set():
                 return
-            with suppress(UserError):
+            with suppress(UserError, ProblemError):
+                self.added(entry)
                 table = self.database.table(entry.bundle)
                 table.order(table.question("", "-density"), Added(), Stop())
 
     def added(self, entry: Entry) -> Added:
         """What people added to the features of a bundle."""
-        return Added()
+        return self.desk.added(entry.dictionary_fp)
 
     def labels(self, id: str, features: Sequence[int]) -> dict[int, str]:
-        """The lines shown for some features of a dictionary."""
-        rows = self.added(self.entry(id)).rows
+        """The lines shown for some features, as they were last read: quick enough for the event loop."""
+        rows = self.desk.known(self.entry(id).dictionary_fp).rows
         return {feature: label for feature in features if (row := rows.get(feature)) and (label := row.label)}
 
-    def n_labels(self, entry: Entry) -> int:
-        """How many of its features have a label."""
-        return sum(row.label is not None for row in self.added(entry).rows.values())
-
-    def texts_of(self, entry: Entry, feature: int) -> dict[str, Any]:
-        """What people wrote about a feature: the fields of its page."""
-        return {"label": None, "my_label": None, "explanations": [], "tags": [], "bookmarked": False}
-
-    def uses(self, entry: Entry, feature: int) -> Uses:
-        """Where a feature is used."""
-        return Uses(lists=[], notes=[], bookmarked=False, graphs=[])
+    def id_of(self, dictionary_fp: str) -> str | None:
+        """The library's first bundle of a dictionary."""
+        return next((entry.id for entry in self.library.entries_of(dictionary_fp)), None)
 
 
 def state_of(request: Request) -> State:

@@ -30,6 +30,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     def build(*paths: Path, **settings: Any) -> Server:
         if not settings.get("no_token"):
             settings.setdefault("token", TOKEN)
+        settings.setdefault("db", str(tmp_path / "workspace.db"))
         server = Server(paths, Settings(port=0, **settings)).start()
         running.append(server)
         return server
@@ -41,7 +42,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server([root], Settings(port=0, token=TOKEN)).start()
+    db = str(tmp_path_factory.mktemp("workspace") / "workspace.db")
+    server = Server([root], Settings(port=0, token=TOKEN, db=db)).start()
     server.state.library.matched.wait(10)
     yield server
     server.stop()

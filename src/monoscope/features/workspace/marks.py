@@ -86,6 +86,16 @@ class FeatureTagStore(Store[FeatureTagDraft, FeatureTag]):
                 found[feature].append(name)
         return {feature: tuple(names) for feature, names in found.items()}
 
+    def counts(self) -> dict[str, int]:
+        """Number of features that carry each tag, by the tag's id."""
+        statement = (
+            select(FeatureTagRow.tag_id, func.count())
+            .where(FeatureTagRow.deleted.is_(None))
+            .group_by(FeatureTagRow.tag_id)
+        )
+        with self.database.reading() as session:
+            return {tag: n for tag, n in session.execute(statement)}
+
 
 class ListStore(Store[ListDraft, FeatureList]):
     """Lists."""
@@ -105,6 +115,14 @@ class ListItemStore(Store[ListItemDraft, ListItem]):
             ListStore(self.database)._row(session, list_id)
             rows = session.scalars(self._live(list_id).order_by(ListItemRow.position, ListItemRow.id))
             return [self._record(row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """Number of features in each list, by the list's id."""
+        statement = (
+            select(ListItemRow.list_id, func.count()).where(ListItemRow.deleted.is_(None)).group_by(ListItemRow.list_id)
+        )
+        with self.database.reading() as session:
+            return {list_id: n for list_id, n in session.execute(statement)}
 
     def add(self, list_id: str, features: Iterable[FeatureRef], *, note: str = "") -> list[ListItem]:
         """Append features to a list; those it has already stay where they are. Returns the items of all of them."""

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from monoscope.server.aggregates import curves, density_histogram, n_dead, norm_histogram, notable
-from monoscope.server.cards import card_fields
+from monoscope.server.cards import card_fields, cards
 from monoscope.server.library.library import Entry
 from monoscope.server.pool import Stop
 from monoscope.server.problems import ProblemError, shown
@@ -52,8 +52,8 @@ async def dictionaries(request: Request, state: StateDep) -> Response:
     """Cards of all dictionaries."""
 
     def job(stop: Stop) -> Response:
-        cards = [Card(**card_fields(state, entry)).model_dump_json() for entry in state.library.entries]
-        return Response(f"[{','.join(cards)}]", media_type="application/json")
+        rows = [card.model_dump_json() for card in cards(state, state.library.entries)]
+        return Response(f"[{','.join(rows)}]", media_type="application/json")
 
     return await state.pool.answer(request, job)
 
@@ -126,7 +126,7 @@ def _dictionary(state: State, entry: Entry) -> Dictionary:
     bundle = entry.bundle
     path = state.library.dictionary_path(entry)
     return Dictionary(
-        **card_fields(state, entry),
+        **card_fields(state, entry, sum(row.label is not None for row in state.added(entry).rows.values())),
         manifest=bundle.manifest,
         columns=state.database.table(bundle).scalars.describe(),
         n_dead=n_dead(bundle),

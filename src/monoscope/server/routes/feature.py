@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from monoscope.server.readings import contexts_of, feature_of, neighbors_of, other_neighbors
 from monoscope.server.state import FeatureId, StateDep
+from monoscope.server.texts import uses_of
 from monoscope.server.wire.base import SLUG
 from monoscope.server.wire.feature import Contexts, Feature, Neighbors, Uses
 
@@ -59,4 +60,4 @@ async def neighbors(request: Request, state: StateDep, dict: str, feature: Featu
 async def uses(request: Request, state: StateDep, dict: str, feature: FeatureId) -> Response:
     """Lists, notes and graphs that hold the feature."""
     entry = state.feature_of(dict, feature)
-    return await state.pool.answer(request, lambda stop: state.uses(entry, feature))
+    return await state.pool.answer(request, lambda stop: uses_of(state, entry, feature))

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 import monoscope
 from monoscope.core.errors import DataError
 from monoscope.features.schema import SCHEMA, VERSION
-from monoscope.server.cards import broken_card, card, run_card
+from monoscope.server.cards import broken_card, cards, run_card
 from monoscope.server.problems import ProblemError, shown
 from monoscope.server.state import State, StateDep
 from monoscope.server.wire.library import Capabilities, Device, Library, Meta, Opened, OpenPath, Storage
@@ -46,14 +46,15 @@ def _meta(state: State) -> Meta:
         capabilities=Capabilities(live=live, semantic=False, gpu=_accelerator() is not None),
         worker=state.live.status(),
         read_only=state.settings.read_only,
-        author=state.settings.author,
+        author=state.desk.author,
+        workspace=state.desk.problem,
     )
 
 
 def _library(state: State) -> Library:
     library = state.library
     return Library(
-        dictionaries=[card(state, entry) for entry in library.entries],
+        dictionaries=cards(state, library.entries),
         runs=[run_card(state, run) for run in library.runs],
         broken=[broken_card(fault) for fault in library.faults],
         roots=[str(root) for root in library.roots],
@@ -81,7 +82,7 @@ def _open(state: State, path: str) -> Opened:
     if not entries and not runs and not faults:
         raise ProblemError(422, "there is no bundle and no run there", found=shown(path))
     return Opened(
-        dictionaries=[card(state, entry) for entry in entries],
+        dictionaries=cards(state, entries),
         runs=[run_card(state, run) for run in runs],
         broken=[broken_card(fault) for fault in faults],
     )

@@ -20,7 +20,7 @@ Slug = Annotated[str, StringConstraints(pattern=SLUG)]
 Id = Annotated[str, StringConstraints(pattern=ULID)]
 Dict = Annotated[Slug, Field(alias="dict")]  # BaseModel has a method of that name
 DictOrNone = Annotated[Slug | None, Field(alias="dict")]
-FeatureIndex = Annotated[int, Field(ge=0, le=MAX_FEATURE)]
+FeatureIndex = Annotated[int, Field(ge=0, le=MAX_FEATURE, strict=True)]
 Number = Annotated[float | None, BeforeValidator(_finite)]
 """A number that may be unknown: NaN and infinity cross the wire as null."""
 
@@ -39,7 +39,10 @@ class Wire(BaseModel):
 
 
 class Problem(Wire):
-    """What went wrong (RFC 9457): what was found, what would have been right, what to do."""
+    """What went wrong (RFC 9457): what was found, what would have been right, what to do.
+
+    current: of a change that came too late, or of a row that exists already, the row as it stands
+    """
 
     type: str = "about:blank"
     title: str
@@ -48,6 +51,7 @@ class Problem(Wire):
     found: Any = None
     expected: Any = None
     hint: str | None = None
+    current: Any = None
 
 
 class Token(Wire):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from monoscope.server.wire.base import Dict, Number, Token, Wire
 from monoscope.server.wire.dictionary import Bins
-from monoscope.server.wire.workspace import Explanation, Label
+from monoscope.server.wire.workspace import Explanation, Label, Note, Shown
 
 
 class FiredOn(Wire):
@@ -38,7 +38,7 @@ class SiteNorm(Wire):
 class Feature(Wire):
     """Everything about a feature but its contexts.
 
-    label: the one line to show, a person's choice or else the best explanation; my_label: the row this author may edit
+    label: the one line to show; my_label: the row of this author, if there is one; labels: those of everybody
     sites: of dictionaries that write to several; signed: it fires in both directions, and ``min_act`` is the other end
     """
 
@@ -71,8 +71,9 @@ class Feature(Wire):
     promoted: list[Token]
     suppressed: list[Token]
     sites: list[SiteNorm] | None
-    label: Label | None
+    label: Shown | None
     my_label: Label | None
+    labels: list[Label]
     explanations: list[Explanation]
     tags: list[str]
     bookmarked: bool
@@ -147,19 +148,10 @@ class ListUse(Wire):
     name: str
 
 
-class NoteUse(Wire):
-    """A note that is about the feature."""
-
-    id: str
-    markdown: str
-    author: str
-    updated: str
-
-
 class Uses(Wire):
     """Where a feature is used."""
 
     lists: list[ListUse]
-    notes: list[NoteUse]
+    notes: list[Note]
     bookmarked: bool
-    graphs: list[str]
+    tags: list[str]

@@ -11,7 +11,10 @@ from monoscope.server.wire.worker import WorkerStatus
 
 
 class Meta(Wire):
-    """What this server is, and what it can do now."""
+    """What this server is, and what it can do now.
+
+    author: who writes labels and notes here; workspace: why it cannot be used, null while it can
+    """
 
     version: str
     schemas: dict[str, int]
@@ -19,6 +22,7 @@ class Meta(Wire):
     worker: WorkerStatus
     read_only: bool
     author: str
+    workspace: str | None
 
 
 class Capabilities(Wire):

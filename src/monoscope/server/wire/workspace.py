@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from monoscope.server.wire.base import Dict, DictOrNone, FeatureIndex, Id, Number, Wire
+from monoscope.server.wire.base import Dict, DictOrNone, FeatureIndex, FeatureRef, Id, Number, Wire
 
 Line = Annotated[str, Field(min_length=1, max_length=2_000)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -40,20 +40,38 @@ class Label(Row):
     explanation_id: str | None
 
 
-class Explanation(Wire):
-    """A text that describes a feature, who or what wrote it, and its scores. Those shipped in a bundle have no etag."""
+class Explanation(Row):
+    """A text that describes a feature, who or what wrote it, its scores by scorer, and their mean."""
 
-    id: str
-    etag: str | None
-    author: str | None
-    created: str | None
+    dictionary: DictOrNone
     dictionary_fp: str
     feature: int
     text: str
-    method: str | None
+    method: str
     judge: str | None
-    shipped: bool
+    score: Number
     scores: dict[str, Number]
+
+
+class Shown(Wire):
+    """The one line shown for a feature: a person's choice, an imported label, or the best explanation."""
+
+    text: str
+    source: Literal["user", "explanation", "imported"]
+    author: str
+    score: Number
+
+
+class Labels(Wire):
+    """A page of labels; the next is asked for after the last id."""
+
+    items: list[Label]
+
+
+class Explanations(Wire):
+    """A page of explanations."""
+
+    items: list[Explanation]
 
 
 class Bookmark(Row):
@@ -64,12 +82,33 @@ class Bookmark(Row):
     feature: int
 
 
+class Bookmarks(Wire):
+    """A page of bookmarks."""
+
+    items: list[Bookmark]
+
+
 class Tag(Row):
     """A name that features can carry."""
 
     name: str
     color: str | None
     n_features: int
+
+
+class Tags(Wire):
+    """All tags."""
+
+    items: list[Tag]
+
+
+class FeatureTag(Row):
+    """A tag on a feature."""
+
+    dictionary: DictOrNone
+    dictionary_fp: str
+    feature: int
+    tag_id: str
 
 
 class FeatureList(Row):
@@ -91,6 +130,18 @@ class ListItem(Row):
     note: str
 
 
+class FeatureLists(Wire):
+    """A page of lists."""
+
+    items: list[FeatureList]
+
+
+class ListItems(Wire):
+    """The items of a list, in order."""
+
+    items: list[ListItem]
+
+
 class Note(Row):
     """Markdown about a feature, a dictionary, a list, a graph or a run."""
 
@@ -99,12 +150,24 @@ class Note(Row):
     markdown: str
 
 
+class Notes(Wire):
+    """A page of notes."""
+
+    items: list[Note]
+
+
 class Filter(Row):
     """A saved filter of a page."""
 
     name: str
     page: str
     state: State
+
+
+class Filters(Wire):
+    """A page of filters."""
+
+    items: list[Filter]
 
 
 class Link(Wire):
@@ -138,6 +201,22 @@ class NewExplanation(Wire):
     text: Annotated[str, Field(min_length=1, max_length=10_000)]
     method: Name = "user"
     judge: Name | None = None
+
+
+class EditExplanation(Wire):
+    """Another text."""
+
+    text: Annotated[str, Field(min_length=1, max_length=10_000)]
+
+
+class NewBookmark(FeatureRef):
+    """A feature to bookmark."""
+
+
+class NewFeatureTag(FeatureRef):
+    """A feature, and the tag to put on it; the tag is made if there is none of the name."""
+
+    tag: Name
 
 
 class NewTag(Wire):
@@ -174,10 +253,10 @@ class EditItem(Wire):
     note: Prose
 
 
-class Order(Wire):
-    """All items of a list, in the order they shall stand in."""
+class Move(Wire):
+    """The item of the same list to stand in front of; none for the end."""
 
-    items: Annotated[list[Id], Field(max_length=10_000)]
+    before: Id | None
 
 
 class NewNote(Wire):
@@ -211,10 +290,10 @@ class NewLink(Wire):
 class Setting(Wire):
     """A value under a key."""
 
-    value: Any
+    value: dict[str, Any]
 
 
 class Settings(Wire):
-    """All settings."""
+    """All settings of this author."""
 
-    values: dict[str, Any]
+    values: dict[str, dict[str, Any]]
