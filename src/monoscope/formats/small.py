@@ -5,7 +5,7 @@ and ``{name}_cfg.json`` with ``act_name``, ``act_size``, ``dict_size``. Centered
 
     acts = relu((z - b_dec) @ W_enc + b_enc)       recon = acts @ W_dec + b_dec
 
-They were trained on TransformerLens' z, which lacks the bias of the values: ``formats.values`` moves it into b_dec.
+They were trained on TransformerLens' z, which lacks the bias of the values: ``formats.at_model`` gives it back.
 
 ``canrager/temporalSAEs``: attention layers encode a token from those before it. Such a dictionary does not treat tokens
 one by one and has no equal here; it is recognized, and refused.

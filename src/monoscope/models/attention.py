@@ -74,8 +74,8 @@ def attention_weights(layout: Layout, layer: int, stack: Stack = "") -> Attentio
         b_K,
         b_V,
         b_O * gain,
-        q_norm=_norm_weights(q_norm),
-        k_norm=_norm_weights(_find_norm(module, K_NORMS)),
+        q_norm=norm_weights(q_norm),
+        k_norm=norm_weights(_find_norm(module, K_NORMS)),
         has_norm_behind=behind is not None and _eps(behind) > 0,
     )
 
@@ -122,7 +122,8 @@ def _gain(norm: nn.Module) -> Tensor:
     return norm(ones).float() * (1 + _eps(norm)) ** 0.5
 
 
-def _norm_weights(norm: Any) -> tuple[Tensor, Tensor] | None:
+def norm_weights(norm: Any) -> tuple[Tensor, Tensor] | None:
+    """Gain and bias of a norm, a bias it does not have being 0; None for None."""
     if norm is None:
         return None
     if isinstance(norm, nn.LayerNorm):

@@ -19,7 +19,7 @@ from monoscope.core.attention import AttentionWeights
 from monoscope.core.errors import MismatchError, ModelError, SiteError
 from monoscope.core.io import fingerprint_tensors
 from monoscope.core.site import NORMALIZED_KINDS, Site
-from monoscope.models.attention import attention_weights
+from monoscope.models.attention import attention_weights, norm_weights
 from monoscope.models.generation import CachedRows, Sampler, continued
 from monoscope.models.hooks import Tap, tapped
 from monoscope.models.inputs import Inputs, Mask, Tokens, padding_first, positions_of
@@ -298,6 +298,18 @@ class LanguageModel:
         that depend on the length of the text.
         """
         return attention_weights(self._layout, layer, stack)
+
+    def gain(self, site: Site | str) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+        """Gain and bias of the norm whose site before them is meant: ``mlp_in == mlp_normalized * gain + bias``.
+
+        Raises SiteError for a site that is not before a gain.
+        """
+        site = self.resolve(site)
+        if site.kind not in NORMALIZED_KINDS:
+            raise SiteError(f"{site} is not before the gain of a norm; {' and '.join(NORMALIZED_KINDS)} are")
+        weights = norm_weights(self._layout.place(site).module)
+        assert weights is not None
+        return weights
 
     def _forward(self, tokens: Tensor, mask: Tensor | None) -> Any:
         """A pass over whole rows, without a cache."""

@@ -62,11 +62,13 @@ translation say where a name means something other than one would think:
 - **`ln1.hook_normalized`, `ln2.hook_normalized`** are `attn_normalized` and `mlp_normalized`: after the norm's division
   and before its gain, computed here in fp32 with the model's epsilon. They can be read, and an edit can look at them,
   but not change them. In layer-norm models TransformerLens means this only if it folded the norms, its default.
+  `monoscope.formats.at_model.behind_gain` moves a dictionary that reads there to `mlp_in` or `attn_in`, exactly.
 - **`hook_attn_out`, `hook_mlp_out`** are what the stream receives: in Gemma 2 and 3 after the norm behind each half.
   The module `mlp` itself (`mlp.hook_out`, sparsify's `layers.2.mlp`) is before that norm there. In OLMo 2 and 3
   TransformerLens reads both before the norm, so they are `self_attn:out` and `mlp:out`, not `attn_out` and `mlp_out`.
 - **`attn.hook_z`** has the heads in an axis of their own; `z` has them side by side. With TransformerLens' default
-  processing it lacks the bias of the values, a constant, where the family has one.
+  processing it lacks the bias of the values, a constant, where the family has one;
+  `monoscope.formats.at_model.with_value_biases` makes a dictionary trained there one of `z`.
 - **`hidden_states[i]`** is what layer i - 1 returns, but the last one is after the final norm.
 - In BERT, `hook_resid_mid` and `hook_resid_post` are sums before the norm that follows; `resid_post` is after it,
   TransformerLens' `hook_normalized_resid_post`.
