@@ -32,6 +32,7 @@ in kind.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,14 +110,29 @@ class _Answers:
 
 def interesting(bundle: FeatureBundle, n: int = 60) -> list[Interest]:
     """The ``n`` features best worth a look, in the order to look at them; fewer if there are fewer candidates."""
-    names, classes = _classes(bundle)
-    contexts = _read(bundle, classes)
-    answers = _ask(contexts, len(bundle))
-    score = _scores(bundle, contexts, answers)
+    names, answers, score = _examined(bundle)
     candidates = np.argsort(-score, kind="stable")[: n * POOL]
     candidates = candidates[score[candidates] > 0]
     chosen = _diverse(bundle, candidates, score, answers, n)
-    return [Interest(f, float(score[f]), _findings(answers, f, names), bool(answers.is_negative[f])) for f in chosen]
+    return [_interest(f, names, answers, score) for f in chosen]
+
+
+def interest_of(bundle: FeatureBundle, features: Sequence[int]) -> list[Interest]:
+    """What the contexts of chosen features agree about, whether they are worth a look or not."""
+    examined = _examined(bundle)
+    return [_interest(feature, *examined) for feature in features]
+
+
+def _examined(bundle: FeatureBundle) -> tuple[list[str], _Answers, Float64[np.ndarray, " F"]]:
+    names, classes = _classes(bundle)
+    contexts = _read(bundle, classes)
+    answers = _ask(contexts, len(bundle))
+    return names, answers, _scores(bundle, contexts, answers)
+
+
+def _interest(feature: int, names: list[str], answers: _Answers, score: Float64[np.ndarray, " F"]) -> Interest:
+    findings, is_negative = _findings(answers, feature, names), bool(answers.is_negative[feature])
+    return Interest(feature, float(score[feature]), findings, is_negative)
 
 
 def _ask(contexts: _Contexts, n_features: int) -> _Answers:

@@ -16,7 +16,7 @@ from pathlib import Path
 from monoscope.core.io import write_text
 from monoscope.core.progress import progress
 from monoscope.features.bundle import FeatureBundle
-from monoscope.features.interesting import interesting
+from monoscope.features.interesting import interest_of, interesting
 from monoscope.features.page.cards import card, entry
 from monoscope.features.page.figures import Series, curve, densities, number, percent
 
@@ -38,16 +38,19 @@ def write_page(
     *,
     series: Sequence[Series] = (),
     facts: Mapping[str, str | float] | None = None,
+    features: Sequence[int] | None = None,
+    labels: Mapping[int, str] | None = None,
     n: int = 60,
 ) -> Path:
     """Write the page of a bundle and return its path; what stood there is replaced.
 
     series: curves of the training run, drawn in their order
     facts: further numbers to show beside the bundle's own, such as ``{"tokens/s": 7000}``
-    n: number of features
+    features: which to show, in that order; without it, the ``n`` best worth a look
+    labels: what people call them, in place of what their contexts have in common
     """
     path = Path(path)
-    write_text(path, render_page(bundle, series=series, facts=facts, n=n))
+    write_text(path, render_page(bundle, series=series, facts=facts, features=features, labels=labels, n=n))
     return path
 
 
@@ -56,17 +59,21 @@ def render_page(
     *,
     series: Sequence[Series] = (),
     facts: Mapping[str, str | float] | None = None,
+    features: Sequence[int] | None = None,
+    labels: Mapping[int, str] | None = None,
     n: int = 60,
 ) -> str:
     """The page as text. See ``write_page``."""
-    chosen = interesting(bundle, n)
+    chosen = interesting(bundle, n) if features is None else interest_of(bundle, features)
+    labels = labels or {}
     on_page = frozenset(interest.feature for interest in chosen)
     cards, entries = [], []
     with progress("draw features", len(chosen), "features") as bar:
         for interest in chosen:
             feature = bundle.feature(interest.feature)
-            cards.append(card(feature, interest, on_page))
-            entries.append(entry(feature, interest))
+            label = labels.get(feature.index)
+            cards.append(card(feature, interest, on_page, label))
+            entries.append(entry(feature, interest, label))
             bar.advance(1)
     figures = [
         curve(item, CURVES.get(item.name, item.name), percent if item.name in SHARES else number) for item in series
