@@ -46,6 +46,7 @@ class FeatureBundle:
         self.path, self.manifest = path, manifest
         self._details = lru_cache(CACHED_GROUPS)(self._read_details)
         self._contexts = lru_cache(CACHED_GROUPS)(self._read_contexts)
+        self._metadata = lru_cache(None)(self._read_metadata)  # of many row groups, and slow to parse
 
     @classmethod
     def open(cls, path: Path | str) -> FeatureBundle:
@@ -177,7 +178,11 @@ class FeatureBundle:
 
     def _open(self, name: str) -> pq.ParquetFile:
         with _reading(self.path / name):
-            return pq.ParquetFile(self.path / name, memory_map=True)
+            return pq.ParquetFile(self.path / name, metadata=self._metadata(name), memory_map=True)
+
+    def _read_metadata(self, name: str) -> pq.FileMetaData:
+        with _reading(self.path / name):
+            return pq.read_metadata(self.path / name, memory_map=True)
 
     def _read(self, name: str) -> pa.Table:
         with _reading(self.path / name):

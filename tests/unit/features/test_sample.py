@@ -44,7 +44,6 @@ def test_a_sample_is_bounded_and_the_same_however_it_came(bounds: dict[str, int]
 @pytest.mark.parametrize("at_once", [1, 2**21])
 def test_coactivation_is_mutual_information_of_pairs(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", at_once)
-    monkeypatch.setattr(module, "CELLS", 8)
     tokens, table = world(density=0.2)
     table[:, 1] = table[:, 0] * (np.random.default_rng(0).random(len(table)) < 0.8)  # fires where 0 does
     columns = coactivation(sampled(table, tokens))

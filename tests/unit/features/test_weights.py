@@ -12,7 +12,7 @@ from monoscope.core.errors import ModelError
 from monoscope.core.site import Site
 from monoscope.dictionaries import Autoencoder
 from monoscope.dictionaries.variants import TopK
-from monoscope.features.weights.directions import directions, neighbors
+from monoscope.features.weights.directions import directions, largest, neighbors
 from monoscope.features.weights.logits import logit_effects, through_norm
 from monoscope.models import LanguageModel
 
@@ -99,6 +99,16 @@ def test_neighbors_are_the_nearest_living_rows() -> None:
     assert keep.all()
     assert np.array_equal(ids, full.topk(10).indices.numpy())
     assert cosine == pytest.approx(full.topk(10).values.numpy())
+
+
+@pytest.mark.parametrize("m", [60, 700, 5000])
+def test_the_largest_entries_are_those_of_a_sort(m: int) -> None:
+    x = torch.randn(9, m, generator=torch.Generator().manual_seed(0))
+    x[:, 3] = x[:, m - 1] = 9.0
+    values, places = largest(x, 10)
+    torch.testing.assert_close(values, x.sort(dim=1, descending=True).values[:, :10], rtol=0, atol=0)
+    torch.testing.assert_close(x.gather(1, places), values, rtol=0, atol=0)
+    assert {3, m - 1} <= set(places[0].tolist())
 
 
 def test_with_few_living_features_lists_are_shorter() -> None:

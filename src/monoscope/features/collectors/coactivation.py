@@ -9,15 +9,13 @@ m = min(n_f, n_g), which takes rare coincidences down (Pantel and Lin 2002); the
 from __future__ import annotations
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Int64
 
 from monoscope.features.collectors.sample import Sample
-from monoscope.features.columns import Columns, Ragged, offsets_of, order_of, spans
+from monoscope.features.columns import Columns, Ragged, offsets_of, order_of, rank_in_runs, spans
 
 SHOWN, MIN_TOGETHER = 20, 5
 MAX_PAIRS, PAIRS_AT_ONCE = 2**26, 2**21
-CELLS = 2**22
 
 
 def coactivation(sample: Sample) -> Columns:
@@ -26,22 +24,21 @@ def coactivation(sample: Sample) -> Columns:
     feature, token, n_tokens = _bounded(sample)
     by_token = feature[order_of(token)]
     per_token = offsets_of(np.bincount(token, minlength=sample.counts.size))
-    bounds = offsets_of(np.bincount(feature, minlength=n))
-    fired = np.diff(bounds)
-    rows = max(1, CELLS // n)
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        together = np.zeros((stop - start) * n, np.int64)
-        for part in _parts(token[bounds[start] : bounds[stop]], per_token):
-            entries = slice(bounds[start] + part.start, bounds[start] + part.stop)
-            at = token[entries]
-            length = per_token[at + 1] - per_token[at]
-            other = by_token[spans(per_token[at], length)]
-            together += np.bincount(np.repeat(feature[entries] - start, length) * n + other, minlength=len(together))
-        found.append(_strongest(together.reshape(-1, n), fired, start, n_tokens))
-    ids, pmi, keep = (np.concatenate(part) for part in zip(*found, strict=True))
-    return Columns(lists={"co_features": Ragged.from_table(ids, keep), "co_pmi": Ragged.from_table(pmi, keep)})
+    length = per_token[token + 1] - per_token[token]
+    found = [np.zeros((3, 0), np.int64)]
+    for part in _parts(feature, length):
+        other = by_token[spans(per_token[token[part]], length[part])]
+        found.append(_counted(np.repeat(feature[part], length[part]) * n + other, n))
+    f, g, together = np.concatenate(found, axis=1)
+    fired = np.bincount(feature, minlength=n)
+    pmi = np.log(together * max(n_tokens, 1) / (fired[f].astype(np.float64) * fired[g]))
+    fewer = np.minimum(fired[f], fired[g])
+    score = pmi * together / (together + 1) * fewer / (fewer + 1)
+    order = np.lexsort((g, -score, f))
+    order = order[(score[order] > 0)]
+    order = order[rank_in_runs(f[order]) < SHOWN]
+    lists = {"co_features": g[order].astype(np.uint32), "co_pmi": pmi[order].astype(np.float32)}
+    return Columns(lists={name: Ragged.from_groups(values, f[order], n) for name, values in lists.items()})
 
 
 def _bounded(sample: Sample) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], int]:
@@ -53,33 +50,21 @@ def _bounded(sample: Sample) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray,
     return sample.feature[kept].astype(np.int64), sample.token[kept].astype(np.int64), n_tokens
 
 
-def _parts(at: Int64[np.ndarray, " n"], per_token: Int64[np.ndarray, " t1"]) -> list[slice]:
-    """Cuts of entries into parts that make about as many pairs as may be in memory at once."""
-    pairs = np.cumsum(per_token[at + 1] - per_token[at])
-    if not len(pairs):
+def _parts(feature: Int64[np.ndarray, " n"], pairs: Int64[np.ndarray, " n"]) -> list[slice]:
+    """Cuts of entries between features, into parts that make about as many pairs as may be in memory at once."""
+    if not len(feature):
         return []
-    cuts = np.flatnonzero(np.diff(pairs // PAIRS_AT_ONCE)) + 1
-    return [slice(int(a), int(b)) for a, b in zip([0, *cuts], [*cuts, len(at)], strict=True)]
+    whole = np.flatnonzero(np.diff(feature, prepend=-1))
+    before = (np.cumsum(pairs) - pairs)[whole]
+    cuts = whole[np.flatnonzero(np.diff(before // PAIRS_AT_ONCE)) + 1]
+    return [slice(int(a), int(b)) for a, b in zip([0, *cuts], [*cuts, len(feature)], strict=True)]
 
 
-def _strongest(
-    together: Int64[np.ndarray, "rows F"], fired: Int64[np.ndarray, " F"], start: int, n_tokens: int
-) -> tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "rows k"]]:
-    rows = np.arange(len(together))
-    together[rows, start + rows] = 0
-    row, other = np.nonzero(together >= MIN_TOGETHER)
-    n_fg = together[row, other].astype(np.float64)
-    n_f, n_g = fired[start + row].astype(np.float64), fired[other].astype(np.float64)
-    pmi: Float64[np.ndarray, " pairs"] = np.log(n_fg * max(n_tokens, 1) / (n_f * n_g))
-    fewer = np.minimum(n_f, n_g)
-    table = torch.full(together.shape, -torch.inf, dtype=torch.float32)
-    table[torch.from_numpy(row), torch.from_numpy(other)] = torch.from_numpy(
-        (pmi * n_fg / (n_fg + 1) * fewer / (fewer + 1)).astype(np.float32)
-    )
-    best = table.topk(min(SHOWN, together.shape[1]), dim=1)
-    ids = best.indices.numpy()
-    keep = (best.values > 0).numpy()
-    n_best = together[rows[:, None], ids].astype(np.float64)
-    expected = fired[start + rows][:, None].astype(np.float64) * fired[ids] / max(n_tokens, 1)
-    shown = np.log(np.where(keep, n_best, 1) / np.where(keep, expected, 1))
-    return ids.astype(np.uint32), shown.astype(np.float32), keep
+def _counted(pair: Int64[np.ndarray, " pairs"], n: int) -> Int64[np.ndarray, "3 m"]:
+    """Two features, and how often they fire together, of the pairs seen often enough."""
+    pair.sort()
+    starts = np.flatnonzero(np.diff(pair, prepend=-1))
+    count = np.diff(starts, append=len(pair))
+    often = count >= MIN_TOGETHER
+    f, g = np.divmod(pair[starts[often]], n)
+    return np.stack([f, g, count[often]])[:, f != g]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monoscope.dictionaries import Dictionary
@@ -12,6 +12,7 @@ from monoscope.features.columns import Columns, Ragged
 
 SHOWN = 10
 CELLS = 2**24
+BLOCK = 64
 
 
 def written(dictionary: Dictionary) -> Float[Tensor, "F d"] | None:
@@ -66,15 +67,36 @@ def neighbors(
 ) -> tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "F k"]]:
     """Nearest living rows of each row by cosine, their cosines, and which entries are neighbors at all."""
     unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
-    k, step = min(SHOWN, len(rows)), max(1, CELLS // len(rows))
+    living = alive.nonzero()[:, 0]
+    among, k = unit[living], min(SHOWN, len(rows))
+    place = alive.cumsum(0) - 1
+    step = max(1, CELLS // max(len(rows), 1))
     ids, values = [], []
     for start in range(0, len(rows), step):
-        cosine = unit[start : start + step] @ unit.T
-        cosine[:, ~alive] = -torch.inf
-        cosine.diagonal(start).fill_(-torch.inf)
-        best = cosine.topk(k, dim=1)
-        ids.append(best.indices)
-        values.append(best.values)
+        cosine = unit[start : start + step] @ among.T
+        own = alive[start : start + step].nonzero()[:, 0]
+        cosine[own, place[start + own]] = -torch.inf  # nobody is a neighbor of itself
+        best, index = largest(cosine, min(k, len(living)))
+        values.append(torch.nn.functional.pad(best, (0, k - best.shape[1]), value=-torch.inf))
+        ids.append(torch.nn.functional.pad(living[index], (0, k - best.shape[1])))
     cosines = torch.cat(values)
     keep = torch.isfinite(cosines)
     return torch.cat(ids).cpu().numpy().astype(np.uint32), cosines.cpu().numpy(), keep.cpu().numpy()
+
+
+def largest(x: Float[Tensor, "n m"], k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """The ``k`` largest entries of each row and their places, as ``topk`` finds them.
+
+    They lie in the ``k`` blocks of columns with the largest maxima, and maxima cost a third of a selection.
+    """
+    whole = x.shape[1] // BLOCK * BLOCK
+    if whole < 2 * k * BLOCK:
+        best = x.topk(k, dim=1)
+        return best.values, best.indices
+    blocks = x[:, :whole].unflatten(1, (-1, BLOCK))
+    block = blocks.amax(-1).topk(k, dim=1).indices
+    place = (block[..., None] * BLOCK + torch.arange(BLOCK, device=x.device)).flatten(1)
+    rest = torch.arange(whole, x.shape[1], device=x.device).expand(len(x), -1)
+    place = torch.cat([place, rest], dim=1)
+    best = x.gather(1, place).topk(k, dim=1)
+    return best.values, place.gather(1, best.indices)
