@@ -1,18 +1,26 @@
-"""What feature bundles are converted to: one entry for each target of ``monoscope convert BUNDLE DST --to TARGET``."""
+"""What feature bundles are converted to, and from: ``monoscope convert SRC DST --to TARGET``.
+
+html                 one self-contained page; DST is the file
+saedashboard, neuronpedia, neuronpedia_upload, feature_json, feature_binary       directories for other tools
+monoscope            a bundle, of another tool's directory
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monoscope.core.errors import ConfigError, nearest
 
-Writer = Callable[..., dict[str, Any]]
-"""``writer(bundle, destination, force=...)`` writes it, and returns what is shown of that."""
+if TYPE_CHECKING:
+    from monoscope.features import FeatureBundle
+    from monoscope.features.exchange import Said
 
-TARGETS: dict[str, Writer] = {}
+TARGETS = ("html", "saedashboard", "neuronpedia", "neuronpedia_upload", "feature_json", "feature_binary")
+BUNDLE = "monoscope"
+RULES = ("features", "list", "workspace")
 
 
 def is_bundle(ref: str) -> bool:
@@ -24,9 +32,125 @@ def is_bundle(ref: str) -> bool:
         return False
 
 
-def convert_bundle(bundle: Path, destination: Path, target: str, *, force: bool) -> dict[str, Any]:
-    """Write a bundle in another form. Raises ConfigError for one there is not."""
+def is_foreign(ref: str) -> bool:
+    """Whether features as another tool writes them stand at a reference."""
+    if not Path(ref).is_dir():
+        return False
+    from monoscope.features.exchange import recognize
+
+    return recognize(ref) is not None
+
+
+def adopt_bundle(source: Path, destination: Path, target: str, *, force: bool) -> dict[str, Any]:
+    """Make a bundle of another tool's directory. Raises ConfigError for another target than a bundle."""
+    from monoscope.features.exchange import adopt, recognize
+
+    if target != BUNDLE:
+        raise ConfigError(f"{source} holds features as {recognize(source)} writes them; --to {BUNDLE} reads them")
+    bundle = adopt(source, destination, force=force)
+    return {
+        "bundle": str(destination),
+        "features": len(bundle),
+        "from": recognize(source),
+        "lost": "what it never said",
+    }
+
+
+def convert_bundle(
+    path: Path, destination: Path, target: str, choices: Mapping[str, str], *, force: bool
+) -> dict[str, Any]:
+    """Write a bundle in another form.
+
+    choices: ``features=1,5,9``, or ``list=NAME``, which a workspace holds; ``workspace=FILE`` gives labels too
+
+    Raises ConfigError for a form or a choice there is not.
+    """
+    from monoscope.core.io import refuse_existing
+    from monoscope.features import FeatureBundle
+    from monoscope.features.exchange import export
+
     if target not in TARGETS:
-        known = nearest(target, TARGETS) if TARGETS else "bundles are read as they are: Parquet, with a README"
-        raise ConfigError(f"{bundle} is a feature bundle, and is not written as {target!r}; {known}")
-    return TARGETS[target](bundle, destination, force=force)
+        raise ConfigError(f"{path} is a feature bundle, and is not written as {target!r}; {nearest(target, TARGETS)}")
+    if unknown := sorted(choices.keys() - {*RULES}):
+        raise ConfigError(f"a bundle leaves no choice of {unknown[0]!r}; {nearest(unknown[0], RULES)}")
+    refuse_existing(destination, force=force)
+    bundle = FeatureBundle.open(path)
+    features, labels, said = _chosen(bundle, choices)
+    if target == "html":
+        from monoscope.features.page import write_page
+
+        write_page(destination, bundle, features=features, labels=labels)
+        return {"page": str(destination.resolve()), "features": "the best" if features is None else len(features)}
+    lost = export(bundle, destination, target, features, said, force=force)
+    n = len(bundle) if features is None else len(features)
+    return {"wrote": str(destination), "features": n, "explanations": sum(map(len, said.values())), "lost": list(lost)}
+
+
+def _chosen(
+    bundle: FeatureBundle, choices: Mapping[str, str]
+) -> tuple[list[int] | None, dict[int, str], dict[int, list[Said]]]:
+    """The chosen features, and what a workspace says of the bundle's; without one, what the bundle itself says."""
+    from monoscope.features.exchange import Said, told
+
+    features = None
+    if "features" in choices:
+        parts = choices["features"].split(",")
+        if not all(part.strip().isdigit() for part in parts):
+            raise ConfigError(f"features are numbers, as in features=1,5,9; found {choices['features']!r}")
+        features = [int(part) for part in parts]
+    if "workspace" not in choices:
+        if "list" in choices:
+            raise ConfigError("a list is in a workspace: name it too, as in --choose workspace=workspace.db")
+        return features, {}, {index: list(own) for index, own in told(bundle).items()}
+    from monoscope.features.workspace import Workspace
+    from monoscope.features.workspace.connect import refuse_missing
+
+    refuse_missing(choices["workspace"])
+    fingerprint = bundle.manifest["dictionary"]["fingerprint"]
+    with Workspace.open(choices["workspace"]) as workspace:
+        if "list" in choices:
+            features = _of_list(workspace, choices["list"], fingerprint)
+        labels = {feature: label.text for feature, label in workspace.labels.all(fingerprint).items()}
+        said: dict[int, list[Said]] = {}
+        after = ""
+        while rows := workspace.explanations.page(after=after, limit=1000, dictionary_fp=fingerprint):
+            after = rows[-1].id
+            for row in rows:
+                scores = tuple((score.scorer, score.value) for score in workspace.scores.of(row.id))
+                said.setdefault(row.feature, []).append(Said(row.text, row.method, row.judge or "", scores))
+    return features, labels, said
+
+
+def _of_list(workspace: Any, name: str, fingerprint: str) -> list[int]:
+    found = workspace.lists.page(name=name)
+    if not found:
+        known = [row.name for row in workspace.lists.page()]
+        raise ConfigError(f"the workspace has no list {name!r}; {nearest(name, known) if known else 'it has none'}")
+    items = [item for item in workspace.items.of(found[0].id) if item.dictionary_fp == fingerprint]
+    if not items:
+        raise ConfigError(f"the list {name!r} holds no feature of this dictionary")
+    return [item.feature for item in items]
+
+
+def take_in(workspace: Any, bundle: FeatureBundle, index: int, said: Said) -> bool:
+    """Add an explanation and its scores to a workspace, unless the same text by the same method is there."""
+    from monoscope.core.errors import DataError
+    from monoscope.features.workspace.records import ExplanationDraft, ScoreDraft
+
+    if not 0 <= index < len(bundle):
+        raise DataError(f"feature {index} is explained, and the bundle has 0 to {len(bundle) - 1}")
+    fingerprint = bundle.manifest["dictionary"]["fingerprint"]
+    draft = ExplanationDraft(
+        dictionary_fp=fingerprint,
+        feature=index,
+        text=said.text,
+        method=said.method or "imported",
+        judge=said.model or None,
+    )
+    known = workspace.explanations.of(fingerprint, index)
+    if any((row.text, row.method, row.judge) == (draft.text, draft.method, draft.judge) for row in known):
+        return False
+    row = workspace.explanations.create(draft)
+    for scorer, value in said.scores:
+        workspace.scores.create(ScoreDraft(explanation_id=row.id, scorer=scorer, value=value))
+    return True

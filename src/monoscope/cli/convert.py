@@ -44,12 +44,16 @@ def convert(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a dictionary in another library's layout, and compare what came out with what went in."""
+    """Write a dictionary in another library's layout and compare the two, or features in another tool's format."""
     with session(as_json=as_json):
-        from monoscope.cli.bundles import convert_bundle, is_bundle
+        from monoscope.cli.bundles import adopt_bundle, convert_bundle, is_bundle, is_foreign
+        from monoscope.cli.references import parse_choices
 
         if is_bundle(src):
-            show(convert_bundle(Path(src), Path(dst), to, force=force), as_json=as_json)
+            show(convert_bundle(Path(src), Path(dst), to, parse_choices(choices), force=force), as_json=as_json)
+            return
+        if is_foreign(src):
+            show(adopt_bundle(Path(src), Path(dst), to, force=force), as_json=as_json)
             return
         show(_dictionaries(src, Path(dst), to, format, choices, model, reading, force=force), as_json=as_json)
 

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from monoscope.cli.bundles import take_in
 from monoscope.cli.session import Force, Json, session, show
 
 db = typer.Typer(
     name="db",
-    help="Upgrade, back up or move a workspace: a SQLite file, or postgresql+psycopg://USER@HOST/NAME.",
+    help="Upgrade, back up, move or fill a workspace: a SQLite file, or postgresql+psycopg://USER@HOST/NAME.",
     no_args_is_help=True,
 )
 Where = Annotated[str, typer.Argument(metavar="WORKSPACE", show_default=False, help="A file, or a database's address.")]
@@ -64,6 +65,34 @@ def move(
 
         rows = {table: n for table, n in copy(workspace, target).items() if n}
         show({"from": _plain(workspace), "to": _plain(target), "rows": rows}, as_json=as_json)
+
+
+@db.command()
+def explain(
+    workspace: Where,
+    source: Annotated[Path, typer.Argument(metavar="FILES", show_default=False, help="JSON lines, or a directory.")],
+    bundle: Annotated[
+        Path, typer.Option("--bundle", metavar="DIR", show_default=False, help="Whose features they are.")
+    ],
+    place: Annotated[
+        str | None, typer.Option("--hookpoint", metavar="NAME", show_default=False, help="Of several, the one to take.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take explanations and scores of delphi, Neuronpedia or JSON lines into a workspace; none is taken twice."""
+    with session(as_json=as_json):
+        from monoscope.core.progress import progress
+        from monoscope.features import FeatureBundle
+        from monoscope.features.exchange import read_explanations
+        from monoscope.features.workspace import Workspace
+
+        opened = FeatureBundle.open(bundle)
+        with Workspace.open(workspace) as space, progress("take in explanations", None, "explanations") as bar:
+            new = 0
+            for index, said in read_explanations(source, place):
+                new += take_in(space, opened, index, said)
+                bar.advance(1)
+            show({"workspace": _plain(workspace), "explanations": new}, as_json=as_json)
 
 
 def _plain(where: str) -> str:

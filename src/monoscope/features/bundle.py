@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 
 from monoscope.core.errors import DataError, UserError
 from monoscope.core.io import MANIFEST, read_manifest, sha256_file
-from monoscope.features.records import Context, Feature, Histogram, Interval, Neighbor, Token
+from monoscope.features.records import Context, Explanation, Feature, Histogram, Interval, Neighbor, Token
 from monoscope.features.schema import (
     CONTEXTS,
     DETAILS,
+    EXPLANATIONS,
     FEATURES,
     FEATURES_PER_GROUP,
     IDENTITY,
@@ -37,6 +38,7 @@ from monoscope.features.schema import (
 )
 
 CACHED_GROUPS = 16
+EXPLAINED = "explanations.parquet"
 
 
 class FeatureBundle:
@@ -127,6 +129,22 @@ class FeatureBundle:
         feature = group.column("feature").to_numpy()
         start, stop = np.searchsorted(feature, [index, index + 1])
         return tuple(self._context(row) for row in group.slice(start, stop - start).to_pylist())
+
+    def explanations(self, feature: int) -> tuple[Explanation, ...]:
+        """What is handed on with the bundle about a feature."""
+        return self._explanations.get(feature, ())
+
+    @cached_property
+    def _explanations(self) -> dict[int, tuple[Explanation, ...]]:
+        if not (self.path / EXPLAINED).is_file():
+            return {}
+        table = self._read(EXPLAINED)
+        _check_columns(self.path / EXPLAINED, table, EXPLANATIONS)
+        found: dict[int, tuple[Explanation, ...]] = {}
+        for row in table.to_pylist():
+            own = Explanation(**{**row, "scores": tuple(row["scores"] or ())})
+            found[own.feature] = (*found.get(own.feature, ()), own)
+        return found
 
     def context_groups(self) -> Iterator[pa.Table]:
         """All contexts, one table for each 128 features, in order."""

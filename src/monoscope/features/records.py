@@ -26,6 +26,26 @@ class Neighbor:
 
 
 @dataclass(frozen=True, slots=True)
+class Explanation:
+    """What somebody said a feature is: by which method and judge, with its scores by scorer.
+
+    n_train, n_test: contexts it was made from, and scored on; disjoint: whether no context was in both
+    """
+
+    feature: int
+    id: str
+    text: str
+    method: str = ""
+    judge: str = ""
+    prompt_hash: str = ""
+    created: str = ""
+    scores: tuple[tuple[str, float], ...] = ()
+    n_train: int | None = None
+    n_test: int | None = None
+    disjoint: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Histogram:
     """Counts in bins between consecutive edges; empty where nothing was counted."""
 

@@ -6,6 +6,7 @@ details.parquet        one row a feature, lists
 contexts/00000.parquet one row a context, sorted by (feature, interval, rank); a row group is exactly 128 features
 sequences.safetensors  the sequences that contexts come from: tokens u32 [S, T], length u16 [S], doc u32 [S]
 vocab.parquet          one row a token: id, bytes, text, special
+explanations.parquet   one row an explanation that is handed on with the bundle, sorted by feature; absent without any
 decoder.safetensors    W_dec f16 [F, d], of several write sites one behind the other; norm f32 [F]
 """
 
@@ -92,6 +93,17 @@ CONTEXTS = pa.schema(
         ("act", pa.list_(pa.float32())),
         ("src_pos", pa.list_(pa.uint16())),  # optional, since minor 3: of features that read sequences
         ("src_val", pa.list_(pa.float32())),
+    ]
+)
+
+EXPLANATIONS = pa.schema(
+    [
+        ("feature", pa.uint32()),
+        *((name, pa.string()) for name in ("id", "text", "method", "judge", "prompt_hash", "created")),
+        ("scores", pa.map_(pa.string(), pa.float32())),
+        ("n_train", pa.int32()),
+        ("n_test", pa.int32()),
+        ("disjoint", pa.bool_()),
     ]
 )
 

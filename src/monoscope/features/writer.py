@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from monoscope.features.card import card
 from monoscope.features.collectors.selection import ContextTable
 from monoscope.features.columns import Columns, Ragged
 from monoscope.features.corpus import Corpus
+from monoscope.features.records import Explanation
 from monoscope.features.schema import (
     CONTEXTS,
     DETAILS,
+    EXPLANATIONS,
     FEATURES,
     FEATURES_PER_FILE,
     FEATURES_PER_GROUP,
@@ -52,6 +55,7 @@ def write_bundle(
     decoder: Tensor | None,
     facts: Mapping[str, Any],
     force: bool,
+    explanations: Sequence[Explanation] = (),
 ) -> None:
     """Write all files of a bundle. ``facts`` are the manifest's keys that are not about files.
 
@@ -71,6 +75,8 @@ def write_bundle(
         rows["sequences.safetensors"] = len(chosen)
         _write_vocabulary(directory / "vocab.parquet", vocabulary)
         rows["vocab.parquet"] = len(vocabulary)
+        if explanations:
+            rows["explanations.parquet"] = _write_explanations(directory / "explanations.parquet", explanations)
         if decoder is not None:
             tensors = {"W_dec": decoder.half(), "norm": decoder.float().norm(dim=1)}
             write_tensors(directory / "decoder.safetensors", tensors)
@@ -164,6 +170,12 @@ def _write_contexts(
         _write_in_groups(directory / contexts_file(first), table, mine - mine[0])
         rows[contexts_file(first)] = len(table)
     return rows
+
+
+def _write_explanations(path: Path, explanations: Sequence[Explanation]) -> int:
+    rows = [asdict(own) for own in sorted(explanations, key=lambda own: own.feature)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=EXPLANATIONS), path, **COMPRESSION)
+    return len(rows)
 
 
 def _write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from monoscope.core.errors import ConfigError, DataError, OutputError
 from monoscope.features import Feature, FeatureBundle
-from monoscope.features.exchange import Said, adopt, export, read_explanations, recognize
+from monoscope.features.exchange import Said, adopt, export, read_explanations, recognize, told
 from monoscope.features.exchange.feature_json import paired, unpaired
 from monoscope.features.page import write_page
 
@@ -65,6 +65,12 @@ def test_what_is_written_is_read_back(bundle: FeatureBundle, tmp_path: Path, nam
     assert again.feature(7).is_dead
     if name == "neuronpedia":
         assert list(read_explanations(written)) == [(3, said[3][0])]
+        (own,) = again.explanations(3)
+        assert (own.text, own.method, own.judge, own.scores) == (
+            "opening brackets", "oai_token-act-pair", "judge", (("fuzz", 0.75),)
+        )  # fmt: skip
+        assert told(again) == {3: (said[3][0],)}
+        assert again.explanations(4) == ()
 
 
 def test_of_chosen_features_the_others_are_absent(bundle: FeatureBundle, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from monoscope.features.exchange.assemble import assemble
 from monoscope.features.exchange.described import Described, Said
 from monoscope.features.exchange.explanations import read_explanations
 
-__all__ = ["Said", "adopt", "export", "read_explanations", "recognize"]
+__all__ = ["Said", "adopt", "export", "read_explanations", "recognize", "told"]
 
 Told = Mapping[int, Sequence[Said]]
 
@@ -58,6 +58,12 @@ def adopt(path: Path | str, out: Path | str, *, force: bool = False) -> FeatureB
         raise DataError(f"{path} holds no features that can be read; known: {known}")
     reader = next(reader for reader in _READERS if reader.name == name)
     return assemble(Path(out), reader.read(path), reader.about(path), force=force)
+
+
+def told(bundle: FeatureBundle) -> dict[int, tuple[Said, ...]]:
+    """The explanations that are handed on with a bundle."""
+    every = ((index, bundle.explanations(index)) for index in range(len(bundle)))
+    return {index: tuple(Said(e.text, e.method, e.judge, e.scores) for e in own) for index, own in every if own}
 
 
 def export(

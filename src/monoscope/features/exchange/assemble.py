@@ -20,6 +20,7 @@ from monoscope.features.collectors.selection import NEGATIVE, RULE, TOP, Context
 from monoscope.features.columns import Columns, Ragged, offsets_of
 from monoscope.features.corpus import Corpus
 from monoscope.features.exchange.described import Bars, Described, Example
+from monoscope.features.records import Explanation
 from monoscope.features.schema import DETAILS
 from monoscope.features.settings import Analysis
 from monoscope.features.vocabulary import Vocabulary
@@ -57,6 +58,7 @@ def assemble(
         decoder=None,
         facts=_facts(about, n, columns, made),
         force=force,
+        explanations=made.explanations,
     )
     return FeatureBundle.open(out)
 
@@ -70,6 +72,7 @@ class _Assembly:
         self.windows: dict[tuple[int, ...], int] = {}
         self.features: dict[int, dict[str, Any]] = {}
         self.rows: list[tuple[Any, ...]] = []
+        self.explanations: list[Explanation] = []
 
     @property
     def highest(self) -> int:
@@ -96,6 +99,11 @@ class _Assembly:
             "edges": top * np.linspace(1, 0, self.config.intervals + 1),
         }
         self._contexts(feature, top)
+        for number, said in enumerate(feature.explanations):
+            id = f"{feature.index}-{number}"
+            self.explanations.append(
+                Explanation(feature.index, id, said.text, said.method, said.model, scores=said.scores)
+            )
 
     def _tokens(self, tokens: Iterable[tuple[str, float]]) -> list[tuple[int, float]]:
         return [(self._id(text), value) for text, value in tokens]
