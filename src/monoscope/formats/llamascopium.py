@@ -61,9 +61,10 @@ class Llamascopium(Layout):
     def evidence(self, folder: Folder) -> str | None:
         """A config.json with sae_type, beside weights."""
         entries = self.entries(folder)
-        return (
-            f"{_inside(entries[0], CONFIG)} with sae_type, beside {_weights(folder, entries[0])}" if entries else None
-        )
+        weights = _weights(folder, entries[0]) if entries else None
+        if weights is None or (weights.endswith(".safetensors") and "encoder.weight" in folder.tensors(weights)):
+            return None  # the second: an older layout, that of R1-Distill
+        return f"{_inside(entries[0], CONFIG)} with sae_type, beside {weights}"
 
     def entries(self, folder: Folder) -> list[str]:
         """Directories with a config.json and weights; ``[""]`` where the folder itself is one."""

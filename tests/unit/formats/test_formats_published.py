@@ -753,6 +753,8 @@ def test_each_set_is_recognized_as_itself_alone(tmp_path: Path) -> None:
     for name, make in made.items():
         make(tmp_path / name)
         assert formats.find(tmp_path / name).layout.name == name
+    r1(tmp_path / "typed" / "L1R", kept, w["b_enc"], "blocks.1.hook_resid_post", 1.0, sae_type="sae")
+    assert formats.find(tmp_path / "typed").layout.name == "r1_distill", "its config looks like that of llamascopium"
 
 
 def test_choices_that_a_set_does_not_have(tmp_path: Path) -> None:
