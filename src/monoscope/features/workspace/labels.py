@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import distinct, func, select, union, update
 from sqlalchemy.exc import IntegrityError
@@ -32,6 +32,7 @@ from monoscope.features.workspace.tables import DictionaryRow, ExplanationRow, L
 KEPT_DICTIONARIES = 32
 ASKED = 500  # features named in one query
 
+Kind = Literal["label", "explanation"]
 BestLabels = Mapping[int, BestLabel]
 
 
@@ -119,6 +120,21 @@ class LabelStore(Store[LabelDraft, Label]):
             while len(self._known) > KEPT_DICTIONARIES:
                 self._known.pop(next(iter(self._known)))
             return known
+
+    def lines(self, dictionary_fp: str, features: list[int] | None = None) -> dict[int, list[tuple[Kind, str]]]:
+        """Every text of these features, or of all: what is shown first, then other labels, then explanations."""
+        found: dict[int, list[tuple[Kind, str]]] = {}
+        with self.database.reading() as session:
+            for feature, best in _best(session, dictionary_fp, features).items():
+                found[feature] = [("explanation" if best.source == "explanation" else "label", best.text)]
+            for chosen in _asked(features):
+                for table in (LabelRow, ExplanationRow):
+                    kind: Kind = "label" if table is LabelRow else "explanation"
+                    for row in _rows(session, table, dictionary_fp, chosen):
+                        texts = found[row["feature"]]
+                        if row["text"] not in (text for _, text in texts):
+                            texts.append((kind, row["text"]))
+        return found
 
     def serial(self, dictionary_fp: str) -> int:
         """Number of the latest change to a dictionary's labels and explanations; 0 before the first."""
@@ -228,7 +244,7 @@ def mean_of_latest(scores: Iterable[tuple[str, float]]) -> float | None:
 def _best(session: Session, dictionary_fp: str, features: list[int] | None) -> dict[int, BestLabel]:
     """The line shown for these features, or for all; see the module's rule."""
     found: dict[int, BestLabel] = {}
-    for chosen in [None] if features is None else [features[i : i + ASKED] for i in range(0, len(features), ASKED)]:
+    for chosen in _asked(features):
         for row in _rows(session, ExplanationRow, dictionary_fp, chosen):
             standing = found.get(row["feature"])
             if standing is None or _order(row["score"]) >= _order(standing.score):
@@ -237,6 +253,11 @@ def _best(session: Session, dictionary_fp: str, features: list[int] | None) -> d
         for row in sorted(rows, key=lambda row: (row["source"] != "imported", row["updated"], row["id"])):
             found[row["feature"]] = _shown(row, row["source"])
     return found
+
+
+def _asked(features: list[int] | None) -> list[list[int]] | list[None]:
+    """Features in groups that one query can name; or all of them, without a name."""
+    return [None] if features is None else [features[i : i + ASKED] for i in range(0, len(features), ASKED)]
 
 
 def _order(score: float | None) -> float:
