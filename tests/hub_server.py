@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
+
+import huggingface_hub
+import pytest
 
 LARGE = 20_000  # bytes from which a file is one of LFS
 
@@ -83,21 +87,23 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/whoami-v2":
             self._json({"name": "someone", "type": "user"})
         else:
-            self._error(404, "", "no such page")
+            self._error(404, "", f"no such page: {self.command} {path}")
 
     def do_POST(self) -> None:
         path = unquote(urlparse(self.path).path)
         self.hub.requests.append(f"POST {path}")
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         if not self.headers.get("Authorization"):
             self._error(401, "", "Invalid username or password.")
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
         elif path == "/api/repos/create":
             table = json.loads(body)
             name = f"{table.get('organization') or 'someone'}/{table['name']}"
             if name in self.hub.repos:
                 self._error(409, "", "You already created this model repo")
                 return
-            self.hub.repo(name, {}, private=bool(table.get("private")))
+            self.hub.repo(name, {}, private=table.get("private") or table.get("visibility") == "private")
             self._json({"url": f"{self.hub.url}/{name}", "id": name})
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/(.+)", path):
             files = [
@@ -114,13 +120,23 @@ class _Handler(BaseHTTPRequestHandler):
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", path):
             self._commit(found[1], found[2], body)
         else:
-            self._error(404, "", "no such page")
+            self._error(404, "", f"no such page: {self.command} {path}")
 
     def do_PUT(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         self.hub.requests.append(f"PUT {self.path}")
         self.hub.objects[self.path.rpartition("/")[2]] = body
         self._json({})
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def _commit(self, name: str, revision: str, body: bytes) -> None:
         repo = self.hub.repos[name]
@@ -215,6 +231,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.wfile.write(data)
+
+
+@contextmanager
+def environment(hub: Hub, place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The library of the hub speaks to this one, with an empty cache and no token."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_HUB_CACHE", str(place / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(place / "token"))
+    huggingface_hub.close_session()
+    yield
+    huggingface_hub.close_session()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -35,16 +35,31 @@ Reading = Annotated[
 
 def convert(
     src: Ref,
-    dst: Annotated[str, typer.Argument(metavar="DST", show_default=False, help="Directory to write.")],
+    dst: Annotated[
+        str,
+        typer.Argument(metavar="DST", show_default=False, help="Directory to write, or hf://org/repo/path to publish."),
+    ],
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", show_default=False, help="What to write.")],
     format: Format = None,
     choices: Choose = None,
     model: Model = None,
     reading: Reading = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option("--evaluation", metavar="DIR", show_default=False, help="What evaluate kept, for the model card."),
+    ] = None,
+    public: Annotated[
+        bool | None,
+        typer.Option("--public/--private", show_default=False, help="Who may see what is published."),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a dictionary in another library's layout and compare the two, or features in another tool's format."""
+    """Write a dictionary in another library's layout and compare the two, or features in another tool's format.
+
+    All dictionaries of a set are written, each to a directory of its own, or together where the layout takes sets. To
+    hf://org/repo, a dictionary is published with a model card.
+    """
     with session(as_json=as_json):
         from monoscope.cli.bundles import adopt_bundle, convert_bundle, is_bundle, is_foreign
         from monoscope.cli.references import parse_choices
@@ -55,39 +70,10 @@ def convert(
         if is_foreign(src):
             show(adopt_bundle(Path(src), Path(dst), to, force=force), as_json=as_json)
             return
-        show(_dictionaries(src, Path(dst), to, format, choices, model, reading, force=force), as_json=as_json)
+        from monoscope.cli.conversion import Request
 
-
-def _dictionaries(
-    src: str,
-    dst: Path,
-    to: str,
-    format: str | None,
-    choices: list[str] | None,
-    model: str | None,
-    reading: list[str] | None,
-    *,
-    force: bool,
-) -> dict[str, Any]:
-    from monoscope.cli.activations import activations_for
-    from monoscope.cli.references import parse_choices
-    from monoscope.core.errors import ConfigError
-    from monoscope.core.io import refuse_existing
-    from monoscope.formats import convert, convert_set, find
-    from monoscope.formats.layouts import layout_of
-
-    layout = layout_of(to)
-    refuse_existing(dst, force=force)
-    found, settled = find(src, format), parse_choices(choices)
-    if layout.takes_sets and len(found.entries()) > 1 and not found.folder.focus:
-        if model is not None:
-            raise ConfigError(
-                "a set is compared on random inputs; leave --model out, or convert its entries one by one"
-            )
-        table = convert_set(found, dst, to, force=force, **settled).to_dict()
-        each = {name: {key: made[key] for key in ("comparison", "warnings") if key in made} for name, made in
-                table["dictionaries"].items()}  # fmt: skip
-        return {"wrote": str(dst), "to": table["to"], "dictionaries": each}
-    activations = activations_for(found.open(**settled), model, reading)
-    done = convert(found, dst, to, activations=activations, force=force, **settled)
-    return {"wrote": str(dst), **done.to_dict()}
+        request = Request(src, to, format, choices, model, reading, force=force)
+        if dst.startswith("hf://"):
+            show(request.published(dst, evaluation, public=public), as_json=as_json)
+        else:
+            show(request.written(Path(dst)), as_json=as_json)

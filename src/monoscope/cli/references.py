@@ -33,7 +33,7 @@ def describe(
 ) -> dict[str, Any]:
     """What a dictionary is, or what a set of them holds, without reading its numbers; how it fits, where asked."""
     found = find(ref, format)
-    if (entries := _several(found)) is not None:
+    if (entries := entries_of(found)) is not None:
         return {
             "kind": "set of dictionaries",
             "layout": found.layout.name,
@@ -59,7 +59,7 @@ def describe(
 def verify(ref: str, format: str | None = None) -> None:
     """Read all of a dictionary. Raises DataError for what is not whole."""
     found = find(ref, format)
-    if _several(found) is not None:
+    if entries_of(found) is not None:
         raise DataError(f"{ref} is a set of dictionaries; verify one of its entries")
     found.open().dictionary()
 
@@ -73,7 +73,7 @@ def suspicions(dictionary: Dictionary, evaluation: Evaluation) -> tuple[str, ...
     return verdict(dictionary, found).warnings
 
 
-def _several(found: Found) -> list[str] | None:
+def entries_of(found: Found) -> list[str] | None:
     """Entries of a set, unless one of them is meant."""
     entries = found.entries()
     return None if len(entries) == 1 or found.folder.focus else entries

@@ -131,7 +131,7 @@ def convert(
 def _compared(
     opened: Opened, dictionary: Dictionary, receipt: Receipt, directory: Path, activations: Activations | None
 ) -> Conversion:
-    back = find(directory, receipt.layout).open().dictionary()
+    back = find(directory, receipt.layout).open(**receipt.choices).dictionary()
     if activations is None:
         batches = sample(random_inputs(dictionary, RANDOM_TOKENS))
         return Conversion(opened, receipt, compare(dictionary, back, batches, "random inputs"))

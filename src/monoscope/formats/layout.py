@@ -23,13 +23,14 @@ class Receipt:
     """What writing a dictionary in a layout did to it.
 
     files: names that were written; steps: what was done, in words ("W_enc transposed"); lost: what the layout does not
-    say
+    say; choices: rules that its files leave open, with which they are read back
     """
 
     layout: str
     files: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)
 
 
 class Layout(ABC):

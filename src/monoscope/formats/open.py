@@ -78,7 +78,7 @@ class Found:
     def fitted(self, activations: Activations, **choices: str) -> Opened:
         """``open``, with the rules that its files leave open settled by what fits activations best, on the record."""
         opened = self.open(**choices)
-        rules = [name for name in opened.about.chosen if name not in choices]
+        rules = [name for name in opened.about.chosen if name not in choices and self.layout.choices.get(name)]
         if not rules:
             return opened
         batches, fvu, candidates = sample(activations), {}, {}

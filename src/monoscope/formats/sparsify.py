@@ -220,7 +220,8 @@ class Sparsify(Layout):
         if model is not None:
             write_text(directory / RUN, json.dumps({"model": model}))
             files.append(RUN)
-        return Receipt(self.name, files, auto.steps, [*auto.lost, *lost])
+        sites = str(auto.reads) + (f" {auto.writes}" if transcode else "")
+        return Receipt(self.name, files, auto.steps, [*auto.lost, *lost], {} if hookpoint else {"site": sites})
 
     def _hookpoint(self, reads: Site, writes: Site, model: str | None) -> tuple[str, list[str]]:
         """The directory's name, if the sites are those of one module; else what is lost."""

@@ -26,7 +26,7 @@ FLAGS = {
     "analyze": ["--force", "--json", "--out", "--set"],
     "evaluate": ["--force", "--json", "--out", "--set"],
     "demo": ["--force", "--json", "--out"],
-    "convert": ["--choose", "--force", "--format", "--json", "--model", "--set", "--to"],
+    "convert": ["--choose", "--evaluation", "--force", "--format", "--json", "--model", "--public", "--set", "--to"],
     "serve": ["--host", "--json", "--open", "--port", "--set"],
     "info": ["--choose", "--format", "--json", "--model", "--set", "--verify"],
     "registry search": ["--json"],

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from dictionary_cases import IN, OUT, build
-from hub_server import Hub, serving
+from hub_server import Hub, environment, serving
 from published_files import arrays, write_safetensors
 
 from monoscope import formats
@@ -28,15 +28,8 @@ from monoscope.formats.hub_file import HubRef
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on this machine, an empty cache, and no token."""
-    with serving() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("HF_TOKEN", "")
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        huggingface_hub.close_session()
+    with serving() as hub, environment(hub, tmp_path, monkeypatch):
         yield hub
-        huggingface_hub.close_session()
 
 
 def files_of(dictionary: Dictionary, path: Path, prefix: str = "") -> dict[str, bytes]:
