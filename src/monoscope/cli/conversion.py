@@ -13,7 +13,7 @@ from monoscope.cli.references import entries_of, parse_choices
 from monoscope.core.errors import ConfigError, DataError, MismatchError
 from monoscope.core.io import refuse_existing, write_text
 from monoscope.core.progress import progress
-from monoscope.formats import Conversion, find
+from monoscope.formats import Conversion, SetConversion, convert_set, find
 from monoscope.formats import convert as convert_one
 from monoscope.formats.card import model_card
 from monoscope.formats.convert import RECEIPT
@@ -37,12 +37,14 @@ class Request:
 
     def written(self, dst: Path) -> dict[str, Any]:
         """Convert into a directory; of a set each entry, into a directory of its name. Entries that are there stay."""
-        layout_of(self.to)
-        found = find(self.src, self.format)
+        layout, found = layout_of(self.to), find(self.src, self.format)
         entries = entries_of(found)
         if entries is None:
             refuse_existing(dst, force=self.force)
             return {"wrote": str(dst), **self._convert(found, dst).to_dict()}
+        if layout.takes_sets:
+            done = self._convert_together(found, dst).to_dict()
+            return {"wrote": str(dst), **{name: _shown(value) for name, value in done.items()}}
         if (dst / RECEIPT).is_file():
             refuse_existing(dst)
         wrote, kept = [], []
@@ -64,7 +66,8 @@ class Request:
         if public is None:
             raise ConfigError(f"who may see {dst}? Publish with --public or with --private")
         ref, found = HubRef.parse(dst), find(self.src, self.format)
-        if entries_of(found) is not None:
+        is_set = entries_of(found) is not None
+        if is_set and not layout_of(self.to).takes_sets:
             raise DataError(
                 f"{self.src} is a set of dictionaries; publish them one by one, each under a path of its own"
             )
@@ -72,15 +75,30 @@ class Request:
         check_publishable(ref, private=not public)
         with tempfile.TemporaryDirectory(prefix="monoscope-") as temporary:
             place = Path(temporary) / "dictionary"
-            done = self._convert(found, place)
-            write_text(place / CARD, model_card(done, ref, measured))
+            done = self._convert_together(found, place) if is_set else self._convert(found, place)
+            each = done.each if isinstance(done, SetConversion) else (done,)
+            write_text(place / CARD, model_card(each, ref, measured))
             wrote = publish(place, ref, private=not public, force=self.force)
-        return {**wrote, **done.to_dict()}
+        return {**wrote, **{name: _shown(value) for name, value in done.to_dict().items()}}
 
     def _convert(self, found: Found, place: Path) -> Conversion:
         settled = parse_choices(self.choices)
         activations = activations_for(found.open(**settled), self.model, self.reading)
         return convert_one(found, place, self.to, activations=activations, force=self.force, **settled)
+
+    def _convert_together(self, found: Found, place: Path) -> SetConversion:
+        if self.model is not None:
+            raise ConfigError("a set is compared on random inputs: leave --model out, or convert its entries apart")
+        return convert_set(found, place, self.to, force=self.force, **parse_choices(self.choices))
+
+
+def _shown(value: Any) -> Any:
+    """What is shown of a result: of each dictionary of a set the comparison alone; the receipt has the rest."""
+    if not isinstance(value, dict) or not all(
+        isinstance(made, dict) and "comparison" in made for made in value.values()
+    ):
+        return value
+    return {name: {k: made[k] for k in ("comparison", "warnings") if k in made} for name, made in value.items()}
 
 
 def _evaluation(path: Path, found: Found) -> dict[str, Any]:

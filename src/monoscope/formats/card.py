@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,31 +22,35 @@ LICENSES = frozenset(
 NOT_MEASURED, NOT_STATED = "not measured", "not stated"
 
 
-def model_card(conversion: Conversion, ref: HubRef, evaluation: Mapping[str, Any] | None = None) -> str:
-    """Markdown with front matter. ``evaluation``: what ``monoscope evaluate`` found, as JSON values."""
+def model_card(each: Sequence[Conversion], ref: HubRef, evaluation: Mapping[str, Any] | None = None) -> str:
+    """Markdown with front matter, of one dictionary or of a set of one kind.
+
+    ``evaluation``: what ``monoscope evaluate`` found of the only one, as JSON values
+    """
+    conversion = each[0]
     opened, receipt = conversion.source, conversion.receipt
     facts, about = opened.describe(), opened.about
     sites = " -> ".join(dict.fromkeys((", ".join(facts["reads"]), ", ".join(facts["writes"]))))
-    model = about.model or "an unnamed model"
+    if len(each) > 1:
+        last = each[-1].source.table
+        sites = f"{sites} to {' -> '.join(dict.fromkeys((*last['reads'], *last['writes'])))}"
     kind = "Sparse autoencoder" if facts["reads"] == facts["writes"] else "Transcoder"
     kinds = {"crosscoder": "Crosscoder", "cross_layer": "Cross-layer transcoder", "molt": "MOLT", "lorsa": "Lorsa"}
-    title = f"{kinds.get(facts['wiring']['kind'], kind)} of {model} at {sites}"
-    return (
-        "\n\n".join(
-            [
-                _front(conversion, facts),
-                f"# {title}",
-                f"Written by [monoscope](https://pypi.org/project/monoscope/) in the layout of `{receipt.layout}`.",
-                _table("What it is", _what(facts, sites)),
-                _table("How good it is", _quality(conversion, evaluation)),
-                _table("How it was made", _making(opened.table.get("provenance", {}), about.trained)),
-                _notes(conversion),
-                "## How to load it\n\n" + "\n\n".join(_snippets(conversion, ref)),
-                "## How to cite it\n\n" + _bibtex(ref, title),
-            ]
-        ).replace("\n\n\n", "\n\n")
-        + "\n"
-    )
+    named = kinds.get(facts["wiring"]["kind"], kind)
+    many = f"{len(each)} dictionaries ({named.lower()})" if len(each) > 1 else named
+    title = f"{many} of {about.model or 'an unnamed model'} at {sites}"
+    parts = [
+        _front(conversion, facts),
+        f"# {title}",
+        f"Written by monoscope in the layout of `{receipt.layout}`.",
+        _table("What it is" if len(each) == 1 else "What each is", _what(facts, sites)),
+        _table("How good it is", _quality(conversion, evaluation)) if len(each) == 1 else _qualities(each),
+        _table("How it was made", _making(opened.table.get("provenance", {}), about.trained)),
+        _notes(conversion),
+        "## How to load it\n\n" + "\n\n".join(_snippets(conversion, ref)),
+        "## How to cite it\n\n" + _bibtex(ref, title),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _front(conversion: Conversion, facts: Mapping[str, Any]) -> str:
@@ -97,6 +101,16 @@ def _quality(conversion: Conversion, evaluation: Mapping[str, Any] | None) -> di
         said = "by its makers" if published else None
         values = (published.get("fvu"), published.get("l0"), None, published.get("ce_recovered"), said)
     return {name: NOT_MEASURED if value is None else value for name, value in zip(names, values, strict=True)}
+
+
+def _qualities(each: Sequence[Conversion]) -> str:
+    """A row for every dictionary of a set."""
+    rows = ["## How good they are", "", "| sites | FVU | L0 | dead features |", "|---|---|---|---|"]
+    for conversion in each:
+        table, found = conversion.source.table, _quality(conversion, None)
+        sites = " -> ".join(dict.fromkeys((*table["reads"], *table["writes"])))
+        rows.append(f"| {sites} | " + " | ".join(_cell(found[name]) for name in ("FVU", "L0", "dead features")) + " |")
+    return "\n".join(rows)
 
 
 def _making(provenance: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:

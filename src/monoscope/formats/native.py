@@ -24,11 +24,20 @@ class Native(Layout):
     name: ClassVar[str] = "native"
 
     def evidence(self, folder: Folder) -> str | None:
-        """Both files are there."""
-        return f"{CONFIG} and {WEIGHTS}" if folder.has(CONFIG) and folder.has(WEIGHTS) else None
+        """Both files are there, or in directories below."""
+        return f"{CONFIG} and {WEIGHTS}" if self.entries(folder) else None
+
+    def entries(self, folder: Folder) -> list[str]:
+        """The directory itself; or those of a sweep or a suite, by their paths."""
+        names = set(folder.names())
+        if {CONFIG, WEIGHTS} <= names:
+            return [""]
+        found = (name.removesuffix(f"/{CONFIG}") for name in names if name.endswith(f"/{CONFIG}"))
+        return sorted(entry for entry in found if f"{entry}/{WEIGHTS}" in names)
 
     def read(self, folder: Folder, entry: str = "", choices: Mapping[str, str] | None = None) -> Opened:
         """The dictionary."""
+        folder = folder.within(entry) if entry else folder
         where = folder.where(CONFIG)
         table = check_table(parse_toml(folder.text(CONFIG), where), where)
         provenance = table.get("provenance", {})

@@ -123,3 +123,22 @@ def test_all_dictionaries_of_a_set_are_converted(call: Call, hub: Hub, trained: 
     assert (again.result["entries"], again.result["kept"]) == (["layers.0"], ["layers.1"])
     refused = call("convert", "run", "hf://org/set", "--to", "native", "--public")
     assert (refused.code, "publish them one by one" in refused.err) == (1, True)
+
+
+def test_a_set_of_layers_is_published_together(call: Call, hub: Hub, train_config: Path, tmp_path: Path) -> None:
+    text = train_config.read_text().replace('reads = ["0.resid_post"]\n', "")
+    sweep = "".join(f'[sweep.l{n}]\nreads = ["{n}.mlp_in"]\nwrites = ["{n}.mlp_out"]\n' for n in (0, 1))
+    train_config.write_text(text + sweep)
+    assert call("train", train_config, "--out", "sweep").code == 0
+    done = call("convert", "sweep", "hf://org/set", "--to", "circuit_tracer", "--public", "--json")
+    assert done.code == 0, done.err
+    _, files = hub.repos["org/set"].files("main") or ("", {})
+    assert {"config.yaml", "layer_0.safetensors", "layer_1.safetensors", "README.md"} <= files.keys()
+    card = files["README.md"].decode()
+    assert "# 2 dictionaries (transcoder) of" in card
+    assert "| 1.mlp_in -> 1.mlp_out | not measured | not measured | not measured |" in card
+    assert 'ReplacementModel.from_pretrained("' in card
+    seen = call("info", "hf://org/set", "--json")
+    assert (seen.result["layout"], seen.result["entries"]) == ("circuit_tracer", 2)
+    back = load("hf://org/set/layer_1.safetensors")
+    assert back.n_features == 48

@@ -153,3 +153,15 @@ def test_a_layout_that_is_not_written_says_so(tmp_path: Path) -> None:
     assert layouts.LAYOUTS[0].is_written
     with pytest.raises(CannotHold, match="twins is read, not written; nearest: saelens"):
         Twins().write(build("relu"), tmp_path, About())
+
+
+def test_a_sweep_is_a_set(tmp_path: Path) -> None:
+    for name in ("wide", "deep/narrow"):
+        build("relu").save(tmp_path / "sweep" / name)
+    found = formats.find(tmp_path / "sweep")
+    assert found.entries() == ["deep/narrow", "wide"]
+    opened = found.at("deep/narrow").open()
+    assert opened.about.entry == "deep/narrow"
+    assert opened.dictionary().fingerprint() == formats.load(tmp_path / "sweep" / "wide").fingerprint()
+    with pytest.raises(DataError, match=r"has no entry wid; did you mean 'wide'"):
+        found.at("wid").open()
