@@ -24,8 +24,8 @@ export class Problem extends Error {
   readonly found: unknown;
   readonly expected: unknown;
   readonly hint: string | null;
-  /** Everything that came with it: a conflict carries the current row. */
-  readonly body: Record<string, unknown>;
+  /** Of a change that came too late, or of a row that exists already: the row as it stands. */
+  readonly current: unknown;
 
   constructor(status: number, body: Record<string, unknown>) {
     const text = (key: string): string | null => (typeof body[key] === 'string' ? (body[key] as string) : null);
@@ -36,7 +36,7 @@ export class Problem extends Error {
     this.found = body['found'];
     this.expected = body['expected'];
     this.hint = text('hint');
-    this.body = body;
+    this.current = body['current'] ?? null;
   }
 }
 
@@ -54,7 +54,7 @@ export async function send(method: string, path: string, options: Options = {}):
   const headers: Record<string, string> = { Accept: options.accept ?? 'application/json' };
   if (options.body !== undefined) headers['Content-Type'] = 'application/json';
   if (options.last) headers['Last-Event-ID'] = options.last;
-  if (options.etag) headers['If-Match'] = options.etag;
+  if (options.etag) headers['If-Match'] = `"${options.etag}"`;
   let response: Response;
   try {
     response = await fetch(apiUrl(path, options.query), {
@@ -98,7 +98,7 @@ export const api = {
   post: <T>(path: string, body: unknown, signal?: AbortSignal) => json<T>('POST', path, { body, signal }),
   put: <T>(path: string, body: unknown, etag?: string | null) => json<T>('PUT', path, { body, etag }),
   patch: <T>(path: string, body: unknown, etag?: string | null) => json<T>('PATCH', path, { body, etag }),
-  delete: <T = void>(path: string, etag?: string | null) => json<T>('DELETE', path, { etag }),
+  delete: <T = void>(path: string, etag?: string | null, query?: Query) => json<T>('DELETE', path, { etag, query: query ?? {} }),
 };
 
 export function isAbort(error: unknown): boolean {

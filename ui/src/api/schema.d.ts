@@ -4,6 +4,50 @@
  */
 
 export interface paths {
+    "/healthz": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Healthz
+         * @description Whether the server is there. Needs no token.
+         */
+        get: operations["healthz_healthz_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/session": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Login
+         * @description Exchange the token for a cookie.
+         */
+        post: operations["login_api_v1_session_post"];
+        /**
+         * Logout
+         * @description Take the cookie back.
+         */
+        delete: operations["logout_api_v1_session_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/meta": {
         parameters: {
             query?: never;
@@ -370,6 +414,602 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/runs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Runs
+         * @description Training runs: those under way first, then the newest.
+         */
+        get: operations["runs_api_v1_runs_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/diff": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Diff
+         * @description Settings in which two runs differ.
+         */
+        get: operations["diff_api_v1_runs_diff_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Run
+         * @description A run: settings, curves of at most ``points`` points, and what can be opened or continued.
+         */
+        get: operations["run_api_v1_runs__run__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run}/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Events
+         * @description Event ``rows`` whenever a log grows, ``end`` once the run has ended; ids say where a lost connection goes on.
+         */
+        get: operations["events_api_v1_runs__run__events_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/labels": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Labels
+         * @description Labels of everybody, oldest first: of a dictionary, of a feature, or all.
+         */
+        get: operations["labels_api_v1_labels_get"];
+        put?: never;
+        /**
+         * Label
+         * @description Label a feature. 409 brings the label that this author has given it before.
+         */
+        post: operations["label_api_v1_labels_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/labels/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * One Label
+         * @description A label.
+         */
+        get: operations["one_label_api_v1_labels__id__get"];
+        /**
+         * Edit Label
+         * @description Change a label's text.
+         */
+        put: operations["edit_label_api_v1_labels__id__put"];
+        post?: never;
+        /**
+         * Remove Label
+         * @description Delete a label; it can be restored for 30 days.
+         */
+        delete: operations["remove_label_api_v1_labels__id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/explanations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Explanations
+         * @description Explanations, oldest first.
+         */
+        get: operations["explanations_api_v1_explanations_get"];
+        put?: never;
+        /**
+         * Explain
+         * @description Add a description of a feature.
+         */
+        post: operations["explain_api_v1_explanations_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/explanations/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Edit Explanation
+         * @description Change a description.
+         */
+        put: operations["edit_explanation_api_v1_explanations__id__put"];
+        post?: never;
+        /**
+         * Remove Explanation
+         * @description Delete a description; it can be restored for 30 days.
+         */
+        delete: operations["remove_explanation_api_v1_explanations__id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/bookmarks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Bookmarks
+         * @description Bookmarks of this author, oldest first.
+         */
+        get: operations["bookmarks_api_v1_bookmarks_get"];
+        put?: never;
+        /**
+         * Bookmark
+         * @description Bookmark a feature; once is enough.
+         */
+        post: operations["bookmark_api_v1_bookmarks_post"];
+        /**
+         * Forget
+         * @description Take this author's bookmark from a feature.
+         */
+        delete: operations["forget_api_v1_bookmarks_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/tags": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Tags
+         * @description All tags, with the number of features that carry them.
+         */
+        get: operations["tags_api_v1_tags_get"];
+        put?: never;
+        /**
+         * New Tag
+         * @description Make a tag. 409 brings the one that has the name.
+         */
+        post: operations["new_tag_api_v1_tags_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/tags/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Edit Tag
+         * @description Rename or recolor a tag.
+         */
+        put: operations["edit_tag_api_v1_tags__id__put"];
+        post?: never;
+        /**
+         * Remove Tag
+         * @description Delete a tag from all features; it can be restored for 30 days.
+         */
+        delete: operations["remove_tag_api_v1_tags__id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/feature-tags": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Put Tag
+         * @description Put a tag on a feature.
+         */
+        post: operations["put_tag_api_v1_feature_tags_post"];
+        /**
+         * Take Tag
+         * @description Take a tag from a feature.
+         */
+        delete: operations["take_tag_api_v1_feature_tags_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/lists": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Lists
+         * @description Lists, oldest first.
+         */
+        get: operations["lists_api_v1_lists_get"];
+        put?: never;
+        /**
+         * New List
+         * @description Make a list.
+         */
+        post: operations["new_list_api_v1_lists_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/lists/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * One List
+         * @description A list.
+         */
+        get: operations["one_list_api_v1_lists__id__get"];
+        /**
+         * Edit List
+         * @description Rename or describe a list.
+         */
+        put: operations["edit_list_api_v1_lists__id__put"];
+        post?: never;
+        /**
+         * Remove List
+         * @description Delete a list; it can be restored for 30 days.
+         */
+        delete: operations["remove_list_api_v1_lists__id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/lists/{id}/items": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Items
+         * @description The features of a list, in order.
+         */
+        get: operations["items_api_v1_lists__id__items_get"];
+        put?: never;
+        /**
+         * Add Items
+         * @description Put features at the end of a list; those it has already stay where they are.
+         */
+        post: operations["add_items_api_v1_lists__id__items_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/lists/{id}/items/{item}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Edit Item
+         * @description Change the note beside a feature of a list.
+         */
+        put: operations["edit_item_api_v1_lists__id__items__item__put"];
+        post?: never;
+        /**
+         * Remove Item
+         * @description Take a feature out of a list.
+         */
+        delete: operations["remove_item_api_v1_lists__id__items__item__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/lists/{id}/items/{item}/move": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Move Item
+         * @description Move a feature in front of another of the list, or to its end.
+         */
+        post: operations["move_item_api_v1_lists__id__items__item__move_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/notes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Notes
+         * @description Notes, oldest first: about one thing, about a kind of things, or all.
+         */
+        get: operations["notes_api_v1_notes_get"];
+        put?: never;
+        /**
+         * New Note
+         * @description Write a note.
+         */
+        post: operations["new_note_api_v1_notes_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/notes/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Edit Note
+         * @description Change a note.
+         */
+        put: operations["edit_note_api_v1_notes__id__put"];
+        post?: never;
+        /**
+         * Remove Note
+         * @description Delete a note; it can be restored for 30 days.
+         */
+        delete: operations["remove_note_api_v1_notes__id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/filters": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Filters
+         * @description Saved filters, of a page or all.
+         */
+        get: operations["filters_api_v1_filters_get"];
+        put?: never;
+        /**
+         * New Filter
+         * @description Save a filter.
+         */
+        post: operations["new_filter_api_v1_filters_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/filters/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Edit Filter
+         * @description Change a saved filter.
+         */
+        put: operations["edit_filter_api_v1_filters__id__put"];
+        post?: never;
+        /**
+         * Remove Filter
+         * @description Delete a saved filter; it can be restored for 30 days.
+         */
+        delete: operations["remove_filter_api_v1_filters__id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/links": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * New Link
+         * @description Keep the state of a page under a short id.
+         */
+        post: operations["new_link_api_v1_links_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/links/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Link
+         * @description The state behind a short id.
+         */
+        get: operations["link_api_v1_links__id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/settings": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Settings
+         * @description Settings of this author.
+         */
+        get: operations["settings_api_v1_settings_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/settings/{key}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Set Setting
+         * @description Set a setting; the last one to do so wins.
+         */
+        put: operations["set_setting_api_v1_settings__key__put"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/restore/{kind}/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Restore
+         * @description Bring back what was deleted.
+         */
+        post: operations["restore_api_v1_restore__kind___id__post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -473,6 +1113,36 @@ export interface components {
             scale: "linear" | "log";
         };
         /**
+         * Bookmark
+         * @description A feature someone keeps at hand.
+         */
+        Bookmark: {
+            /** Id */
+            id: string;
+            /** Etag */
+            etag: string;
+            /** Author */
+            author: string;
+            /** Created */
+            created: string;
+            /** Updated */
+            updated: string;
+            /** Dict */
+            dict: string | null;
+            /** Dictionary Fp */
+            dictionary_fp: string;
+            /** Feature */
+            feature: number;
+        };
+        /**
+         * Bookmarks
+         * @description A page of bookmarks.
+         */
+        Bookmarks: {
+            /** Items */
+            items: components["schemas"]["Bookmark"][];
+        };
+        /**
          * Broken
          * @description Something that was meant to be read and cannot be, with the reason.
          */
@@ -552,6 +1222,28 @@ export interface components {
             n_labels: number;
         };
         /**
+         * Checkpoint
+         * @description What of a run can be opened, or continued.
+         *
+         *     kind: dictionary, finished; resume, the state that ``--resume`` continues from
+         *     dictionary: the bundle of its features, if it is in the library
+         */
+        Checkpoint: {
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "dictionary" | "resume";
+            /** Name */
+            name: string;
+            /** Path */
+            path: string;
+            /** Written */
+            written: string;
+            /** Dictionary */
+            dictionary: string | null;
+        };
+        /**
          * Column
          * @description A column that tables can show, sort and filter: what it means, and between which values it lies.
          */
@@ -580,6 +1272,8 @@ export interface components {
          *
          *     peak: place of the strongest token in the window; max_act: its activation, of the whole sequence
          *     dup_of: rank of the context of the same interval that this one repeats
+         *     src_pos, src_val: of features that read sequences, the places that contribute most at the peak, and how much; places
+         *         before the window are negative
          */
         Context: {
             /** Rank */
@@ -604,6 +1298,10 @@ export interface components {
             pos: number[];
             /** Val */
             val: number[];
+            /** Src Pos */
+            src_pos: number[];
+            /** Src Val */
+            src_val: number[];
         };
         /**
          * ContextGroup
@@ -634,6 +1332,16 @@ export interface components {
             max_act: number | null;
             /** Groups */
             groups: components["schemas"]["ContextGroup"][];
+        };
+        /**
+         * Curve
+         * @description One column of a log by step. Of long logs each bucket keeps its lowest and its highest value.
+         */
+        Curve: {
+            /** Step */
+            step: number[];
+            /** Value */
+            value: (number | null)[];
         };
         /**
          * Curves
@@ -777,6 +1485,26 @@ export interface components {
             ms: number;
         };
         /**
+         * Difference
+         * @description A setting of two runs, by its dotted key; null where a run does not have it.
+         */
+        Difference: {
+            /** Key */
+            key: string;
+            /** A */
+            a: unknown;
+            /** B */
+            b: unknown;
+        };
+        /**
+         * EditExplanation
+         * @description Another text.
+         */
+        EditExplanation: {
+            /** Text */
+            text: string;
+        };
+        /**
          * EditIn
          * @description One change of one feature.
          *
@@ -819,18 +1547,46 @@ export interface components {
             where: components["schemas"]["WhereIn"];
         };
         /**
+         * EditItem
+         * @description Another note.
+         */
+        EditItem: {
+            /** Note */
+            note: string;
+        };
+        /**
+         * EditLabel
+         * @description Another text.
+         */
+        EditLabel: {
+            /** Text */
+            text: string;
+        };
+        /**
+         * EditNote
+         * @description Another text.
+         */
+        EditNote: {
+            /** Markdown */
+            markdown: string;
+        };
+        /**
          * Explanation
-         * @description A text that describes a feature, who or what wrote it, and its scores. Those shipped in a bundle have no etag.
+         * @description A text that describes a feature, who or what wrote it, its scores by scorer, and their mean.
          */
         Explanation: {
             /** Id */
             id: string;
             /** Etag */
-            etag: string | null;
+            etag: string;
             /** Author */
-            author: string | null;
+            author: string;
             /** Created */
-            created: string | null;
+            created: string;
+            /** Updated */
+            updated: string;
+            /** Dict */
+            dict: string | null;
             /** Dictionary Fp */
             dictionary_fp: string;
             /** Feature */
@@ -838,21 +1594,29 @@ export interface components {
             /** Text */
             text: string;
             /** Method */
-            method: string | null;
+            method: string;
             /** Judge */
             judge: string | null;
-            /** Shipped */
-            shipped: boolean;
+            /** Score */
+            score: number | null;
             /** Scores */
             scores: {
                 [key: string]: number | null;
             };
         };
         /**
+         * Explanations
+         * @description A page of explanations.
+         */
+        Explanations: {
+            /** Items */
+            items: components["schemas"]["Explanation"][];
+        };
+        /**
          * Feature
          * @description Everything about a feature but its contexts.
          *
-         *     label: the one line to show, a person's choice or else the best explanation; my_label: the row this author may edit
+         *     label: the one line to show; my_label: the row of this author, if there is one; labels: those of everybody
          *     sites: of dictionaries that write to several; signed: it fires in both directions, and ``min_act`` is the other end
          */
         Feature: {
@@ -912,14 +1676,46 @@ export interface components {
             suppressed: components["schemas"]["Token"][];
             /** Sites */
             sites: components["schemas"]["SiteNorm"][] | null;
-            label: components["schemas"]["Label"] | null;
+            label: components["schemas"]["Shown"] | null;
             my_label: components["schemas"]["Label"] | null;
+            /** Labels */
+            labels: components["schemas"]["Label"][];
             /** Explanations */
             explanations: components["schemas"]["Explanation"][];
             /** Tags */
             tags: string[];
             /** Bookmarked */
             bookmarked: boolean;
+        };
+        /**
+         * FeatureList
+         * @description A named list of features, in an order of its own.
+         */
+        FeatureList: {
+            /** Id */
+            id: string;
+            /** Etag */
+            etag: string;
+            /** Author */
+            author: string;
+            /** Created */
+            created: string;
+            /** Updated */
+            updated: string;
+            /** Name */
+            name: string;
+            /** Description */
+            description: string;
+            /** N Items */
+            n_items: number;
+        };
+        /**
+         * FeatureLists
+         * @description A page of lists.
+         */
+        FeatureLists: {
+            /** Items */
+            items: components["schemas"]["FeatureList"][];
         };
         /**
          * FeaturePage
@@ -975,6 +1771,62 @@ export interface components {
             ms: number;
         };
         /**
+         * FeatureTag
+         * @description A tag on a feature.
+         */
+        FeatureTag: {
+            /** Id */
+            id: string;
+            /** Etag */
+            etag: string;
+            /** Author */
+            author: string;
+            /** Created */
+            created: string;
+            /** Updated */
+            updated: string;
+            /** Dict */
+            dict: string | null;
+            /** Dictionary Fp */
+            dictionary_fp: string;
+            /** Feature */
+            feature: number;
+            /** Tag Id */
+            tag_id: string;
+        };
+        /**
+         * Filter
+         * @description A saved filter of a page.
+         */
+        Filter: {
+            /** Id */
+            id: string;
+            /** Etag */
+            etag: string;
+            /** Author */
+            author: string;
+            /** Created */
+            created: string;
+            /** Updated */
+            updated: string;
+            /** Name */
+            name: string;
+            /** Page */
+            page: string;
+            /** State */
+            state: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * Filters
+         * @description A page of filters.
+         */
+        Filters: {
+            /** Items */
+            items: components["schemas"]["Filter"][];
+        };
+        /**
          * FiredOn
          * @description A token a feature fires on: share of its firings, mean activation there.
          */
@@ -1013,6 +1865,17 @@ export interface components {
             ok: boolean;
             /** Reasons */
             reasons: string[];
+        };
+        /**
+         * Health
+         * @description The server is there.
+         */
+        Health: {
+            /**
+             * Status
+             * @default ok
+             */
+            status: string;
         };
         /**
          * HeatRow
@@ -1090,6 +1953,14 @@ export interface components {
             explanation_id: string | null;
         };
         /**
+         * Labels
+         * @description A page of labels; the next is asked for after the last id.
+         */
+        Labels: {
+            /** Items */
+            items: components["schemas"]["Label"][];
+        };
+        /**
          * Library
          * @description Everything found below the paths that were given.
          */
@@ -1122,6 +1993,56 @@ export interface components {
             base: number;
         };
         /**
+         * Link
+         * @description A short id for the state of a page.
+         */
+        Link: {
+            /** Id */
+            id: string;
+            /** State */
+            state: {
+                [key: string]: unknown;
+            };
+            /** Created */
+            created: string;
+        };
+        /**
+         * ListItem
+         * @description A feature in a list.
+         */
+        ListItem: {
+            /** Id */
+            id: string;
+            /** Etag */
+            etag: string;
+            /** Author */
+            author: string;
+            /** Created */
+            created: string;
+            /** Updated */
+            updated: string;
+            /** List Id */
+            list_id: string;
+            /** Dict */
+            dict: string | null;
+            /** Dictionary Fp */
+            dictionary_fp: string;
+            /** Feature */
+            feature: number;
+            /** Position */
+            position: number;
+            /** Note */
+            note: string;
+        };
+        /**
+         * ListItems
+         * @description The items of a list, in order.
+         */
+        ListItems: {
+            /** Items */
+            items: components["schemas"]["ListItem"][];
+        };
+        /**
          * ListUse
          * @description A list that holds the feature.
          */
@@ -1130,6 +2051,33 @@ export interface components {
             id: string;
             /** Name */
             name: string;
+        };
+        /**
+         * Log
+         * @description The log of one dictionary of a run.
+         *
+         *     name: of the dictionary in the run, empty if it is the only one
+         *     end: where the log ends now, from which its events go on
+         */
+        Log: {
+            /** Name */
+            name: string;
+            /** N Rows */
+            n_rows: number;
+            /** End */
+            end: number;
+            /** Curves */
+            curves: {
+                [key: string]: components["schemas"]["Curve"];
+            };
+        };
+        /**
+         * Login
+         * @description The token that was printed at start.
+         */
+        Login: {
+            /** Token */
+            token: string;
         };
         /**
          * Message
@@ -1147,6 +2095,8 @@ export interface components {
         /**
          * Meta
          * @description What this server is, and what it can do now.
+         *
+         *     author: who writes labels and notes here; workspace: why it cannot be used, null while it can
          */
         Meta: {
             /** Version */
@@ -1161,6 +2111,16 @@ export interface components {
             read_only: boolean;
             /** Author */
             author: string;
+            /** Workspace */
+            workspace: string | null;
+        };
+        /**
+         * Move
+         * @description The item of the same list to stand in front of; none for the end.
+         */
+        Move: {
+            /** Before */
+            before: string | null;
         };
         /**
          * Neighbor
@@ -1196,18 +2156,177 @@ export interface components {
             features: components["schemas"]["Neighbor"][];
         };
         /**
-         * NoteUse
-         * @description A note that is about the feature.
+         * NewBookmark
+         * @description A feature to bookmark.
          */
-        NoteUse: {
-            /** Id */
-            id: string;
+        NewBookmark: {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+        };
+        /**
+         * NewExplanation
+         * @description A description of a feature.
+         */
+        NewExplanation: {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /** Text */
+            text: string;
+            /**
+             * Method
+             * @default user
+             */
+            method: string;
+            /** Judge */
+            judge?: string | null;
+        };
+        /**
+         * NewFeatureTag
+         * @description A feature, and the tag to put on it; the tag is made if there is none of the name.
+         */
+        NewFeatureTag: {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /** Tag */
+            tag: string;
+        };
+        /**
+         * NewFilter
+         * @description A filter to save.
+         */
+        NewFilter: {
+            /** Name */
+            name: string;
+            /** Page */
+            page: string;
+            /** State */
+            state: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * NewItem
+         * @description A feature to put into a list.
+         */
+        NewItem: {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /**
+             * Note
+             * @default
+             */
+            note: string;
+        };
+        /**
+         * NewItems
+         * @description Features to put at the end of a list, in this order.
+         */
+        NewItems: {
+            /** Items */
+            items: components["schemas"]["NewItem"][];
+        };
+        /**
+         * NewLabel
+         * @description The line to show for a feature; of an explanation, if one is named.
+         */
+        NewLabel: {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /** Text */
+            text: string;
+            /** Explanation Id */
+            explanation_id?: string | null;
+        };
+        /**
+         * NewLink
+         * @description The state of a page.
+         */
+        NewLink: {
+            /** State */
+            state: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * NewList
+         * @description A list.
+         */
+        NewList: {
+            /** Name */
+            name: string;
+            /**
+             * Description
+             * @default
+             */
+            description: string;
+        };
+        /**
+         * NewNote
+         * @description A note. A feature is named ``dict/feature``, other things by their id.
+         */
+        NewNote: {
+            /**
+             * Target Kind
+             * @enum {string}
+             */
+            target_kind: "feature" | "dictionary" | "list" | "graph" | "run" | "page";
+            /** Target Id */
+            target_id: string;
             /** Markdown */
             markdown: string;
+        };
+        /**
+         * NewTag
+         * @description A tag; its color as in ``#34d399``.
+         */
+        NewTag: {
+            /** Name */
+            name: string;
+            /** Color */
+            color?: string | null;
+        };
+        /**
+         * Note
+         * @description Markdown about a feature, a dictionary, a list, a graph or a run.
+         */
+        Note: {
+            /** Id */
+            id: string;
+            /** Etag */
+            etag: string;
             /** Author */
             author: string;
+            /** Created */
+            created: string;
             /** Updated */
             updated: string;
+            /**
+             * Target Kind
+             * @enum {string}
+             */
+            target_kind: "feature" | "dictionary" | "list" | "graph" | "run" | "page";
+            /** Target Id */
+            target_id: string;
+            /** Markdown */
+            markdown: string;
+        };
+        /**
+         * Notes
+         * @description A page of notes.
+         */
+        Notes: {
+            /** Items */
+            items: components["schemas"]["Note"][];
         };
         /**
          * OpenPath
@@ -1273,6 +2392,8 @@ export interface components {
         /**
          * Problem
          * @description What went wrong (RFC 9457): what was found, what would have been right, what to do.
+         *
+         *     current: of a change that came too late, or of a row that exists already, the row as it stands
          */
         Problem: {
             /**
@@ -1301,6 +2422,28 @@ export interface components {
              * @default null
              */
             hint: string | null;
+            /**
+             * Current
+             * @default null
+             */
+            current: unknown;
+        };
+        /**
+         * Run
+         * @description A run with its settings and curves. ``seconds_left`` is at the rate of its last row.
+         */
+        Run: {
+            card: components["schemas"]["RunCard"];
+            /** Config */
+            config: {
+                [key: string]: unknown;
+            };
+            /** Logs */
+            logs: components["schemas"]["Log"][];
+            /** Checkpoints */
+            checkpoints: components["schemas"]["Checkpoint"][];
+            /** Seconds Left */
+            seconds_left: number | null;
         };
         /**
          * RunCard
@@ -1332,6 +2475,89 @@ export interface components {
             };
             /** Dictionaries */
             dictionaries: string[];
+        };
+        /**
+         * RunEnd
+         * @description Event ``end``: the run has ended, and its log will not grow.
+         */
+        RunEnd: {
+            card: components["schemas"]["RunCard"];
+        };
+        /**
+         * RunList
+         * @description Training runs: those under way first, then the newest.
+         */
+        RunList: {
+            /** Runs */
+            runs: components["schemas"]["RunCard"][];
+        };
+        /**
+         * RunRows
+         * @description Event ``rows``: what a log gained; its id is where in the log it ends. ``card`` says how the run stands.
+         *
+         *     Event ``reset``: the log is another one, since the run went on from a checkpoint; its rows follow from the start.
+         */
+        RunRows: {
+            /** Log */
+            log: string;
+            /** Rows */
+            rows: {
+                [key: string]: number | null;
+            }[];
+            card: components["schemas"]["RunCard"];
+        };
+        /**
+         * RunsDiff
+         * @description Settings in which two runs differ, and how many are the same.
+         */
+        RunsDiff: {
+            /** A */
+            a: string;
+            /** B */
+            b: string;
+            /** Differences */
+            differences: components["schemas"]["Difference"][];
+            /** N Same */
+            n_same: number;
+        };
+        /**
+         * Setting
+         * @description A value under a key.
+         */
+        Setting: {
+            /** Value */
+            value: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * Settings
+         * @description All settings of this author.
+         */
+        Settings: {
+            /** Values */
+            values: {
+                [key: string]: {
+                    [key: string]: unknown;
+                };
+            };
+        };
+        /**
+         * Shown
+         * @description The one line shown for a feature: a person's choice, an imported label, or the best explanation.
+         */
+        Shown: {
+            /** Text */
+            text: string;
+            /**
+             * Source
+             * @enum {string}
+             */
+            source: "user" | "explanation" | "imported";
+            /** Author */
+            author: string;
+            /** Score */
+            score: number | null;
         };
         /**
          * SiteNorm
@@ -1480,6 +2706,36 @@ export interface components {
             total: number;
         };
         /**
+         * Tag
+         * @description A name that features can carry.
+         */
+        Tag: {
+            /** Id */
+            id: string;
+            /** Etag */
+            etag: string;
+            /** Author */
+            author: string;
+            /** Created */
+            created: string;
+            /** Updated */
+            updated: string;
+            /** Name */
+            name: string;
+            /** Color */
+            color: string | null;
+            /** N Features */
+            n_features: number;
+        };
+        /**
+         * Tags
+         * @description All tags.
+         */
+        Tags: {
+            /** Items */
+            items: components["schemas"]["Tag"][];
+        };
+        /**
          * Token
          * @description A token, and the value it stands beside.
          */
@@ -1514,11 +2770,11 @@ export interface components {
             /** Lists */
             lists: components["schemas"]["ListUse"][];
             /** Notes */
-            notes: components["schemas"]["NoteUse"][];
+            notes: components["schemas"]["Note"][];
             /** Bookmarked */
             bookmarked: boolean;
-            /** Graphs */
-            graphs: string[];
+            /** Tags */
+            tags: string[];
         };
         /**
          * WarmRequest
@@ -1617,28 +2873,6 @@ export interface components {
             restarts: number;
             /** Message */
             message: string | null;
-        };
-        /**
-         * Bookmark
-         * @description A feature someone keeps at hand.
-         */
-        Bookmark: {
-            /** Id */
-            id: string;
-            /** Etag */
-            etag: string;
-            /** Author */
-            author: string;
-            /** Created */
-            created: string;
-            /** Updated */
-            updated: string;
-            /** Dict */
-            dict: string | null;
-            /** Dictionary Fp */
-            dictionary_fp: string;
-            /** Feature */
-            feature: number;
         };
         /**
          * Condition
@@ -1748,52 +2982,6 @@ export interface components {
             where: components["schemas"]["WhereIn-Output"];
         };
         /**
-         * EditItem
-         * @description Another note.
-         */
-        EditItem: {
-            /** Note */
-            note: string;
-        };
-        /**
-         * EditLabel
-         * @description Another text.
-         */
-        EditLabel: {
-            /** Text */
-            text: string;
-        };
-        /**
-         * EditNote
-         * @description Another text.
-         */
-        EditNote: {
-            /** Markdown */
-            markdown: string;
-        };
-        /**
-         * FeatureList
-         * @description A named list of features, in an order of its own.
-         */
-        FeatureList: {
-            /** Id */
-            id: string;
-            /** Etag */
-            etag: string;
-            /** Author */
-            author: string;
-            /** Created */
-            created: string;
-            /** Updated */
-            updated: string;
-            /** Name */
-            name: string;
-            /** Description */
-            description: string;
-            /** N Items */
-            n_items: number;
-        };
-        /**
          * FeatureRef
          * @description A feature of a dictionary of the library.
          */
@@ -1802,232 +2990,6 @@ export interface components {
             dict: string;
             /** Feature */
             feature: number;
-        };
-        /**
-         * Filter
-         * @description A saved filter of a page.
-         */
-        Filter: {
-            /** Id */
-            id: string;
-            /** Etag */
-            etag: string;
-            /** Author */
-            author: string;
-            /** Created */
-            created: string;
-            /** Updated */
-            updated: string;
-            /** Name */
-            name: string;
-            /** Page */
-            page: string;
-            /** State */
-            state: {
-                [key: string]: unknown;
-            };
-        };
-        /**
-         * Link
-         * @description A short id for the state of a page.
-         */
-        Link: {
-            /** Id */
-            id: string;
-            /** State */
-            state: {
-                [key: string]: unknown;
-            };
-            /** Created */
-            created: string;
-        };
-        /**
-         * ListItem
-         * @description A feature in a list.
-         */
-        ListItem: {
-            /** Id */
-            id: string;
-            /** Etag */
-            etag: string;
-            /** Author */
-            author: string;
-            /** Created */
-            created: string;
-            /** Updated */
-            updated: string;
-            /** List Id */
-            list_id: string;
-            /** Dict */
-            dict: string | null;
-            /** Dictionary Fp */
-            dictionary_fp: string;
-            /** Feature */
-            feature: number;
-            /** Position */
-            position: number;
-            /** Note */
-            note: string;
-        };
-        /**
-         * NewExplanation
-         * @description A description of a feature.
-         */
-        NewExplanation: {
-            /** Dict */
-            dict: string;
-            /** Feature */
-            feature: number;
-            /** Text */
-            text: string;
-            /**
-             * Method
-             * @default user
-             */
-            method: string;
-            /**
-             * Judge
-             * @default null
-             */
-            judge: string | null;
-        };
-        /**
-         * NewFilter
-         * @description A filter to save.
-         */
-        NewFilter: {
-            /** Name */
-            name: string;
-            /** Page */
-            page: string;
-            /** State */
-            state: {
-                [key: string]: unknown;
-            };
-        };
-        /**
-         * NewItem
-         * @description A feature to put into a list.
-         */
-        NewItem: {
-            /** Dict */
-            dict: string;
-            /** Feature */
-            feature: number;
-            /**
-             * Note
-             * @default
-             */
-            note: string;
-        };
-        /**
-         * NewItems
-         * @description Features to put at the end of a list, in this order.
-         */
-        NewItems: {
-            /** Items */
-            items: components["schemas"]["NewItem"][];
-        };
-        /**
-         * NewLabel
-         * @description The line to show for a feature; of an explanation, if one is named.
-         */
-        NewLabel: {
-            /** Dict */
-            dict: string;
-            /** Feature */
-            feature: number;
-            /** Text */
-            text: string;
-            /**
-             * Explanation Id
-             * @default null
-             */
-            explanation_id: string | null;
-        };
-        /**
-         * NewLink
-         * @description The state of a page.
-         */
-        NewLink: {
-            /** State */
-            state: {
-                [key: string]: unknown;
-            };
-        };
-        /**
-         * NewList
-         * @description A list.
-         */
-        NewList: {
-            /** Name */
-            name: string;
-            /**
-             * Description
-             * @default
-             */
-            description: string;
-        };
-        /**
-         * NewNote
-         * @description A note. A feature is named ``dict/feature``, other things by their id.
-         */
-        NewNote: {
-            /**
-             * Target Kind
-             * @enum {string}
-             */
-            target_kind: "feature" | "dictionary" | "list" | "graph" | "run" | "page";
-            /** Target Id */
-            target_id: string;
-            /** Markdown */
-            markdown: string;
-        };
-        /**
-         * NewTag
-         * @description A tag; its color as in ``#34d399``.
-         */
-        NewTag: {
-            /** Name */
-            name: string;
-            /**
-             * Color
-             * @default null
-             */
-            color: string | null;
-        };
-        /**
-         * Note
-         * @description Markdown about a feature, a dictionary, a list, a graph or a run.
-         */
-        Note: {
-            /** Id */
-            id: string;
-            /** Etag */
-            etag: string;
-            /** Author */
-            author: string;
-            /** Created */
-            created: string;
-            /** Updated */
-            updated: string;
-            /**
-             * Target Kind
-             * @enum {string}
-             */
-            target_kind: "feature" | "dictionary" | "list" | "graph" | "run" | "page";
-            /** Target Id */
-            target_id: string;
-            /** Markdown */
-            markdown: string;
-        };
-        /**
-         * Order
-         * @description All items of a list, in the order they shall stand in.
-         */
-        Order: {
-            /** Items */
-            items: string[];
         };
         /**
          * Prompt
@@ -2044,46 +3006,6 @@ export interface components {
              * @default null
              */
             messages: components["schemas"]["Message"][] | null;
-        };
-        /**
-         * Setting
-         * @description A value under a key.
-         */
-        Setting: {
-            /** Value */
-            value: unknown;
-        };
-        /**
-         * Settings
-         * @description All settings.
-         */
-        Settings: {
-            /** Values */
-            values: {
-                [key: string]: unknown;
-            };
-        };
-        /**
-         * Tag
-         * @description A name that features can carry.
-         */
-        Tag: {
-            /** Id */
-            id: string;
-            /** Etag */
-            etag: string;
-            /** Author */
-            author: string;
-            /** Created */
-            created: string;
-            /** Updated */
-            updated: string;
-            /** Name */
-            name: string;
-            /** Color */
-            color: string | null;
-            /** N Features */
-            n_features: number;
         };
         /**
          * WhereIn
@@ -2130,6 +3052,93 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    healthz_healthz_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Health"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    login_api_v1_session_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Login"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    logout_api_v1_session_delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     meta_api_v1_meta_get: {
         parameters: {
             query?: never;
@@ -2673,7 +3682,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": string | components["schemas"]["SteerStart"] | components["schemas"]["SteerToken"] | components["schemas"]["SteerTrace"] | components["schemas"]["Guard"] | components["schemas"]["SteerDone"] | components["schemas"]["Problem"];
+                    "text/event-stream": components["schemas"]["SteerStart"] | components["schemas"]["SteerToken"] | components["schemas"]["SteerTrace"] | components["schemas"]["Guard"] | components["schemas"]["SteerDone"] | components["schemas"]["Problem"];
                 };
             };
             /** @description What went wrong. */
@@ -2766,6 +3775,1517 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["WorkerStatus"];
                 };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    runs_api_v1_runs_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunList"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    diff_api_v1_runs_diff_get: {
+        parameters: {
+            query: {
+                a: string;
+                b: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunsDiff"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    run_api_v1_runs__run__get: {
+        parameters: {
+            query?: {
+                points?: number;
+            };
+            header?: never;
+            path: {
+                /** @description A run of the library. */
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Run"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    events_api_v1_runs__run__events_get: {
+        parameters: {
+            query?: {
+                /** @description Which dictionary of the run, where it trains several. */
+                log?: string;
+                /** @description Where the log was read to: ``end`` of its curves. */
+                after?: number;
+            };
+            header?: {
+                "last-event-id"?: string | null;
+            };
+            path: {
+                /** @description A run of the library. */
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": components["schemas"]["RunRows"] | components["schemas"]["RunEnd"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    labels_api_v1_labels_get: {
+        parameters: {
+            query?: {
+                dict?: string | null;
+                feature?: number | null;
+                /** @description The last id of the page before. */
+                after?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Labels"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    label_api_v1_labels_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewLabel"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Label"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    one_label_api_v1_labels__id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Label"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit_label_api_v1_labels__id__put: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EditLabel"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Label"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_label_api_v1_labels__id__delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    explanations_api_v1_explanations_get: {
+        parameters: {
+            query?: {
+                dict?: string | null;
+                feature?: number | null;
+                /** @description The last id of the page before. */
+                after?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanations"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    explain_api_v1_explanations_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewExplanation"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit_explanation_api_v1_explanations__id__put: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EditExplanation"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_explanation_api_v1_explanations__id__delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    bookmarks_api_v1_bookmarks_get: {
+        parameters: {
+            query?: {
+                dict?: string | null;
+                /** @description The last id of the page before. */
+                after?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Bookmarks"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    bookmark_api_v1_bookmarks_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewBookmark"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Bookmark"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    forget_api_v1_bookmarks_delete: {
+        parameters: {
+            query: {
+                dict: string;
+                feature: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    tags_api_v1_tags_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tags"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    new_tag_api_v1_tags_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewTag"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tag"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit_tag_api_v1_tags__id__put: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewTag"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tag"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_tag_api_v1_tags__id__delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_tag_api_v1_feature_tags_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewFeatureTag"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureTag"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    take_tag_api_v1_feature_tags_delete: {
+        parameters: {
+            query: {
+                dict: string;
+                feature: number;
+                tag: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    lists_api_v1_lists_get: {
+        parameters: {
+            query?: {
+                /** @description The last id of the page before. */
+                after?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureLists"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    new_list_api_v1_lists_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewList"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureList"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    one_list_api_v1_lists__id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureList"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit_list_api_v1_lists__id__put: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewList"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureList"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_list_api_v1_lists__id__delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    items_api_v1_lists__id__items_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListItems"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    add_items_api_v1_lists__id__items_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewItems"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListItems"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit_item_api_v1_lists__id__items__item__put: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+                item: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EditItem"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListItem"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_item_api_v1_lists__id__items__item__delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+                item: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    move_item_api_v1_lists__id__items__item__move_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+                item: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Move"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListItem"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    notes_api_v1_notes_get: {
+        parameters: {
+            query?: {
+                target_kind?: ("feature" | "dictionary" | "list" | "graph" | "run" | "page") | null;
+                target_id?: string | null;
+                /** @description The last id of the page before. */
+                after?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Notes"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    new_note_api_v1_notes_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewNote"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Note"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit_note_api_v1_notes__id__put: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EditNote"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Note"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_note_api_v1_notes__id__delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    filters_api_v1_filters_get: {
+        parameters: {
+            query?: {
+                page?: string | null;
+                /** @description The last id of the page before. */
+                after?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Filters"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    new_filter_api_v1_filters_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewFilter"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Filter"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit_filter_api_v1_filters__id__put: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewFilter"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Filter"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_filter_api_v1_filters__id__delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The etag of the state that is changed. */
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    new_link_api_v1_links_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewLink"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Link"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    link_api_v1_links__id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Link"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    settings_api_v1_settings_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Settings"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    set_setting_api_v1_settings__key__put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                key: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Setting"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Settings"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    restore_api_v1_restore__kind___id__post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                kind: "labels" | "explanations" | "bookmarks" | "tags" | "lists" | "items" | "notes" | "filters";
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description What went wrong. */
             default: {

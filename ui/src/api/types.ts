@@ -29,6 +29,7 @@ export type Neighbors = Schemas['Neighbors'];
 export type Neighbor = Schemas['Neighbor'];
 export type Uses = Schemas['Uses'];
 export type Label = Schemas['Label'];
+export type Shown = Schemas['Shown'];
 export type Explanation = Schemas['Explanation'];
 export type Bookmark = Schemas['Bookmark'];
 export type Tag = Schemas['Tag'];

@@ -1,13 +1,25 @@
-// What people add to features. Every change names the state it is of, and throws a Problem of status 412 when another
-// came first.
+// What people add to features. Every change names the state it is of, and throws a Problem that carries the row as it
+// stands when another came first.
 
 import { api } from './client';
 import { forget } from './features';
-import type { Bookmark, Explanation, FeatureList, Label, ListItem, Note, Tag } from './types';
+import type { Explanation, FeatureList, Label, ListItem, Note } from './types';
 
-export async function saveLabel(dict: string, feature: number, text: string, over: Label | null, explanation: string | null = null): Promise<void> {
-  if (over && !explanation) await api.patch<Label>(`labels/${over.id}`, { text }, over.etag);
-  else await api.post<Label>('labels', { dict, feature, text, explanation_id: explanation });
+interface Items<T> {
+  items: T[];
+}
+
+/** Save a label: over the row that was read, or as a new one. */
+export async function saveLabel(dict: string, feature: number, text: string, over: Label | null): Promise<void> {
+  if (over) await api.put<Label>(`labels/${over.id}`, { text }, over.etag);
+  else await api.post<Label>('labels', { dict, feature, text });
+  forget(dict, feature);
+}
+
+/** Let an explanation be the label, in place of the one this person has given. */
+export async function adoptExplanation(dict: string, feature: number, explanation: Explanation, over: Label | null): Promise<void> {
+  if (over) await api.delete(`labels/${over.id}`, over.etag);
+  await api.post<Label>('labels', { dict, feature, text: explanation.text.slice(0, 2000), explanation_id: explanation.id });
   forget(dict, feature);
 }
 
@@ -27,33 +39,27 @@ export async function removeExplanation(dict: string, feature: number, explanati
 }
 
 export async function setBookmark(dict: string, feature: number, on: boolean): Promise<void> {
-  if (on) await api.post<Bookmark>('bookmarks', { dict, feature });
-  else {
-    const found = await api.get<Bookmark[]>('bookmarks', { dict, feature });
-    await Promise.all(found.map((bookmark) => api.delete(`bookmarks/${bookmark.id}`, bookmark.etag)));
-  }
+  if (on) await api.post('bookmarks', { dict, feature });
+  else await api.delete('bookmarks', null, { dict, feature });
   forget(dict, feature);
 }
 
-export async function addTag(dict: string, feature: number, name: string): Promise<void> {
-  const known = await api.get<Tag[]>('tags');
-  const tag = known.find((one) => one.name === name) ?? (await api.post<Tag>('tags', { name }));
-  await api.put(`tags/${tag.id}/features`, { dict, feature });
+export async function addTag(dict: string, feature: number, tag: string): Promise<void> {
+  await api.post('feature-tags', { dict, feature, tag });
   forget(dict, feature);
 }
 
-export async function removeTag(dict: string, feature: number, name: string): Promise<void> {
-  const tag = (await api.get<Tag[]>('tags')).find((one) => one.name === name);
-  if (tag) await api.delete(`tags/${tag.id}/features/${encodeURIComponent(dict)}/${feature}`);
+export async function removeTag(dict: string, feature: number, tag: string): Promise<void> {
+  await api.delete('feature-tags', null, { dict, feature, tag });
   forget(dict, feature);
 }
 
-export function getLists(): Promise<FeatureList[]> {
-  return api.get<FeatureList[]>('lists');
+export async function getLists(): Promise<FeatureList[]> {
+  return (await api.get<Items<FeatureList>>('lists', { limit: 1000 })).items;
 }
 
 export async function addToList(list: FeatureList, dict: string, feature: number): Promise<void> {
-  await api.post<ListItem[]>(`lists/${list.id}/items`, { items: [{ dict, feature }] });
+  await api.post<Items<ListItem>>(`lists/${list.id}/items`, { items: [{ dict, feature }] });
 }
 
 export function newList(name: string): Promise<FeatureList> {

@@ -1,0 +1,183 @@
+"""The page of a feature: what it shows is what the bundle holds, and every part answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+from ui_pages import settle
+
+from monoscope.features import FeatureBundle
+
+INDEX = 3
+
+
+@pytest.fixture
+def bundle(demo: Path) -> FeatureBundle:
+    return FeatureBundle.open(demo / "features.mono")
+
+
+@pytest.fixture
+def feature(visit: Callable[..., Any]) -> Page:
+    return visit(f"/d/demo/f/{INDEX}")
+
+
+def test_contexts_are_those_of_the_bundle_strongest_first(feature: Page, bundle: FeatureBundle) -> None:
+    stored = [context for context in bundle.feature(INDEX).interval(0) if context.dup_of is None]
+    strips = feature.get_by_role("region", name="Strongest").locator(".strip").all()
+    assert len(strips) == min(12, len(stored))
+    for strip, context in zip(strips, stored, strict=False):
+        tokens = strip.locator("[data-i]")
+        assert tokens.count() == len(context.tokens)
+        assert strip.locator(".peak").get_attribute("data-i") == str(context.peak)
+        assert strip.locator(".lv").count() == (context.acts != 0).sum()
+
+
+def test_near_identical_contexts_are_folded_away(feature: Page, bundle: FeatureBundle) -> None:
+    top = bundle.feature(INDEX).interval(0)
+    twins = [context for context in top if context.dup_of is not None]
+    if not twins:
+        pytest.skip("this feature has no near-identical contexts")
+    region = feature.get_by_role("region", name="Strongest")
+    before = region.locator(".strip").count()
+    region.get_by_role("button", name=f"show {len(twins)} near-identical").click()
+    assert region.locator(".strip").count() == before + len(twins)
+
+
+def test_hovering_a_token_shows_its_value_and_draws_it_on_the_histogram(feature: Page, bundle: FeatureBundle) -> None:
+    context = bundle.feature(INDEX).interval(0)[0]
+    token = feature.get_by_role("region", name="Strongest").locator(".strip .peak").first
+    token.hover()
+    tip = feature.get_by_role("tooltip").filter(visible=True)
+    expect(tip).to_contain_text("100% of max")
+    expect(tip).to_contain_text(f"position {context.max_pos}")
+    expect(feature.locator(".mark")).to_have_count(1)
+    feature.get_by_role("heading", level=1).hover()
+    expect(feature.locator(".mark")).to_have_count(0)
+
+
+def test_brushing_the_histogram_selects_contexts_and_is_in_the_address(feature: Page) -> None:
+    feature.get_by_role("slider", name="Smallest value of Activations").focus()
+    for _ in range(30):
+        feature.keyboard.press("ArrowRight")
+    assert "act=" in feature.url
+    low = float(feature.url.split("act=")[1].split("%3A")[0])
+    values = [
+        float(text)
+        for text in feature.locator("section[id^=interval] li .value").all_inner_texts()
+        if text.strip("\u2013")
+    ]
+    assert values
+    assert min(values) >= low - 0.05
+    feature.reload()
+    settle(feature)
+    assert feature.locator("section[id^=interval] li").count() == len(values)
+    feature.keyboard.press("Escape")
+    expect(feature.locator("section[id='interval--2']")).to_be_visible()
+
+
+def test_how_much_of_a_context_is_shown(feature: Page) -> None:
+    group = feature.get_by_role("group", name="How much of a context is shown")
+    strip = feature.locator(".strip").first
+    group.get_by_role("button", name="Full").click()
+    everything = strip.locator("[data-i]").filter(visible=True).count()
+    assert everything == strip.locator("[data-i]").count()
+    group.get_by_role("button", name="Snippet").click()
+    assert strip.locator("[data-i]").filter(visible=True).count() <= 17
+    feature.get_by_role("button", name="Breaks").click()
+    feature.reload()
+    settle(feature)
+    assert group.get_by_role("button", name="Snippet").get_attribute("aria-pressed") == "true"
+    assert "breaks" in (strip.get_attribute("class") or "")
+
+
+def test_neighbors_and_logit_effects_are_the_bundles(feature: Page, bundle: FeatureBundle) -> None:
+    stored = bundle.feature(INDEX)
+    related = feature.get_by_role("region", name="Related")
+    for name, neighbors in (
+        ("Decoder", stored.decoder_neighbors),
+        ("Encoder", stored.encoder_neighbors),
+        ("Together", stored.together),
+    ):
+        related.get_by_role("button", name=name).click()
+        expect(related.locator(".index")).to_have_text([str(neighbor.feature) for neighbor in neighbors[:8]])
+    for title, tokens in (("Promotes", stored.promoted), ("Suppresses", stored.suppressed)):
+        section = feature.locator(".stats section").filter(has=feature.get_by_role("heading", name=title))
+        assert section.locator("li").count() == 10
+        expect(section.locator("li").first).to_contain_text(f"{abs(tokens[0].value):.2f}")
+
+
+def test_a_token_leads_to_the_features_that_promote_it_too(feature: Page) -> None:
+    section = feature.locator(".stats section").filter(has=feature.get_by_role("heading", name="Promotes"))
+    section.get_by_role("link").first.click()
+    settle(feature)
+    expect(feature.get_by_role("grid")).to_be_visible()
+    assert "promotes" in feature.url
+
+
+def test_the_next_feature_is_the_next_of_the_table_it_came_from(
+    visit: Callable[..., Any], bundle: FeatureBundle
+) -> None:
+    order = (-bundle.column("max_act")).argsort(kind="stable")
+    page = visit(f"/d/demo/f/{order[0]}?sort=-max_act")
+    expect(page.get_by_text(f"1 of {len(bundle)}")).to_be_visible()
+    page.keyboard.press("j")
+    expect(page.get_by_role("heading", name=f"Feature {order[1]}", exact=True)).to_be_visible()
+    page.keyboard.press("j")
+    expect(page.get_by_role("heading", name=f"Feature {order[2]}", exact=True)).to_be_visible()
+    page.keyboard.press("k")
+    expect(page.get_by_role("heading", name=f"Feature {order[1]}", exact=True)).to_be_visible()
+    page.keyboard.press("J")
+    expect(page.get_by_role("heading", name=f"Feature {order[1] + 1}", exact=True)).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("heading", name=f"Feature {order[1]}", exact=True)).to_be_visible()
+
+
+def test_what_was_read_ahead_shows_without_asking(visit: Callable[..., Any]) -> None:
+    page = visit("/d/demo/f/10")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.keyboard.press("j")
+    expect(page.get_by_role("heading", name="Feature 11", exact=True)).to_be_visible()
+    expect(page.locator(".strip").first).to_be_visible()
+    settle(page)
+    assert not [url for url in asked if url.endswith(("/features/11", "/features/11/contexts"))]
+
+
+def test_ones_own_text_runs_through_the_feature(feature: Page, bundle: FeatureBundle, demo: Path) -> None:
+    import monoscope
+    from monoscope.demo import MODEL
+
+    text = "for i in range(10):\n    print(i)"
+    lm = monoscope.LanguageModel.from_pretrained(MODEL)
+    tokens = lm.tokenizer(text, return_tensors="pt").input_ids
+    (x,) = lm.read(tokens, ["2.resid_post"]).values()
+    wanted = monoscope.load(demo / "dictionary").encode(x).dense()[0, :, INDEX]
+
+    feature.keyboard.press("t")
+    feature.keyboard.type(text)
+    answer = feature.locator(".answer .strip")
+    expect(answer).to_be_visible(timeout=60_000)
+    fires = answer.locator(".lv")
+    assert fires.count() <= answer.locator("[data-i]").count()
+    shown = answer.locator("[data-i]").count()
+    assert shown in (tokens.shape[1], tokens.shape[1] + 1), "the model's first token may be shown before the text"
+    assert abs(int((wanted != 0).sum()) - fires.count()) <= 1
+
+
+def test_a_context_goes_to_the_test_box(feature: Page, bundle: FeatureBundle) -> None:
+    context = next(context for context in bundle.feature(INDEX).interval(0) if context.dup_of is None)
+    feature.locator("section[id='interval-0'] li").first.hover()
+    feature.locator("section[id='interval-0'] li").first.get_by_role("button", name="test").click()
+    assert feature.get_by_role("textbox", name="Test your own text").input_value() == context.text
+    expect(feature.locator(".answer .strip")).to_be_visible(timeout=60_000)
+
+
+@pytest.mark.parametrize("address", ["/d/demo/f/999999", "/d/demo/f/abc", "/d/demo/f/-1"])
+def test_a_feature_that_is_not_there(visit: Callable[..., Any], watch: Any, address: str) -> None:
+    watch.allow("status of 4")
+    page = visit(address)
+    expect(page.get_by_text("There is no such").or_(page.get_by_role("alert")).first).to_be_visible()
