@@ -1,20 +1,23 @@
 // The way through a table one feature at a time: the neighbors of where one stands, asked for before they are needed.
 
+import { SvelteMap } from 'svelte/reactivity';
 import { getPlace, prefetch, type TableQuery } from '$/api/features';
 
 const AHEAD = 3;
 
 export class Walk {
-  /** Features around, in the table's order, and the place of the first of them in it. */
-  #list: number[] = $state.raw([]);
-  #first: number | null = $state(null);
+  /** Features by their place in the table, as far as they are known, and back. */
+  readonly #features = new SvelteMap<number, number>();
+  readonly #places = new SvelteMap<number, number>();
+  /** What follows where the table leaves the feature out: its first rows. */
+  #outside: number[] = $state.raw([]);
   #total = $state(0);
   #key = '';
+  #asked: Promise<void> | null = null;
 
   /** Where a feature stands, from 0; null where the filter leaves it out or nothing is known yet. */
   index(feature: number): number | null {
-    const at = this.#list.indexOf(feature);
-    return at < 0 || this.#first === null ? null : this.#first + at;
+    return this.#places.get(feature) ?? null;
   }
 
   get total(): number {
@@ -22,42 +25,70 @@ export class Walk {
   }
 
   next(feature: number): number | null {
-    const at = this.#list.indexOf(feature);
-    return this.#list[at + 1] ?? null;
+    const at = this.#places.get(feature);
+    return at === undefined ? (this.#outside[0] ?? null) : (this.#features.get(at + 1) ?? null);
   }
 
   previous(feature: number): number | null {
-    const at = this.#list.indexOf(feature);
-    return at > 0 ? (this.#list[at - 1] ?? null) : null;
+    const at = this.#places.get(feature);
+    return at === undefined ? null : (this.#features.get(at - 1) ?? null);
+  }
+
+  /** Stand at a feature: learn who is near, and read them ahead. One question at a time, however fast one walks. */
+  async at(dict: string, feature: number, query: TableQuery): Promise<void> {
+    const key = JSON.stringify([dict, query]);
+    if (key !== this.#key) {
+      this.#key = key;
+      this.#features.clear();
+      this.#places.clear();
+      this.#outside = [];
+      this.#asked = null;
+    }
+    this.#readAhead(dict, feature);
+    while (this.#key === key && this.#isNearUnknown(feature)) {
+      if (this.#asked) {
+        await this.#asked;
+        continue;
+      }
+      this.#asked = this.#ask(dict, feature, query, key);
+      try {
+        await this.#asked;
+      } finally {
+        this.#asked = null;
+      }
+      break;
+    }
+    if (this.#key === key) this.#readAhead(dict, feature);
+  }
+
+  async #ask(dict: string, feature: number, query: TableQuery, key: string): Promise<void> {
+    const place = await getPlace(dict, feature, query);
+    if (this.#key !== key) return;
+    this.#total = place.total;
+    if (place.index === null) {
+      this.#outside = place.after;
+      return;
+    }
+    const first = place.index - place.before.length;
+    for (const [i, one] of [...place.before.toReversed(), feature, ...place.after].entries()) {
+      this.#features.set(first + i, one);
+      this.#places.set(one, first + i);
+    }
   }
 
   /** Whether an end of what is known is near, and is no end of the table. */
-  #isNearUnknown(at: number): boolean {
-    if (this.#first === null) return false;
-    const left = at < AHEAD && this.#first > 0;
-    const right = this.#list.length - 1 - at < AHEAD && this.#first + this.#list.length < this.#total;
-    return left || right;
+  #isNearUnknown(feature: number): boolean {
+    const at = this.#places.get(feature);
+    if (at === undefined) return true;
+    const left = Math.max(0, at - AHEAD);
+    const right = Math.min(this.#total - 1, at + AHEAD);
+    return !this.#features.has(left) || !this.#features.has(right);
   }
 
-  /** Stand at a feature: learn who is near, and read them ahead. */
-  async at(dict: string, feature: number, query: TableQuery, signal: AbortSignal): Promise<void> {
-    const key = JSON.stringify([dict, query]);
-    const at = key === this.#key ? this.#list.indexOf(feature) : -1;
-    if (at < 0 || this.#isNearUnknown(at)) {
-      const place = await getPlace(dict, feature, query, signal);
-      if (signal.aborted) return;
-      this.#key = key;
-      this.#total = place.total;
-      if (place.index === null) {
-        this.#list = [feature, ...place.after];
-        this.#first = null;
-      } else {
-        this.#list = [...place.before.toReversed(), feature, ...place.after];
-        this.#first = place.index - place.before.length;
-      }
-    }
-    const here = this.#list.indexOf(feature);
-    const around = [1, -1, 2, -2, 3, -3].map((step) => this.#list[here + step]).filter((one) => one !== undefined);
+  #readAhead(dict: string, feature: number): void {
+    const at = this.#places.get(feature);
+    if (at === undefined) return;
+    const around = [1, -1, 2, -2, 3, -3].map((step) => this.#features.get(at + step)).filter((one) => one !== undefined);
     prefetch(dict, around);
   }
 }
