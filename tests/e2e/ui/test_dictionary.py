@@ -27,15 +27,15 @@ def table(visit: Callable[..., Any]) -> Page:
 
 
 def test_the_table_is_sorted_by_a_click_and_keeps_it_in_the_address(table: Page, bundle: FeatureBundle) -> None:
-    table.get_by_role("columnheader", name="Max").get_by_role("button").click()
+    table.get_by_role("columnheader", name="Max", exact=True).get_by_role("button").click()
     settle(table)
     order = np.argsort(-bundle.column("max_act"), kind="stable")
     assert [number_of(row) for row in rows(table)[:10]] == order[:10].tolist()
-    assert table.get_by_role("columnheader", name="Max").get_attribute("aria-sort") == "descending"
+    assert table.get_by_role("columnheader", name="Max", exact=True).get_attribute("aria-sort") == "descending"
     table.reload()
     settle(table)
     assert number_of(rows(table)[0]) == order[0]
-    table.get_by_role("columnheader", name="Max").get_by_role("button").click()
+    table.get_by_role("columnheader", name="Max", exact=True).get_by_role("button").click()
     settle(table)
     assert number_of(rows(table)[0]) == np.argsort(bundle.column("max_act"), kind="stable")[0]
     table.go_back()

@@ -1881,9 +1881,8 @@ export interface components {
          * HeatRow
          * @description A dictionary along the text, one number a token.
          *
-         *     value: largest activation; relative: largest share of a feature's own maximum in the corpus, null where unknown
-         *     l0: features that fire; error: |target - recon|^2 / |target|^2, null for a dictionary that reads one site and writes
-         *     others that were not read
+         *     value: largest activation of those that may be ranked; relative: largest share of a feature's own maximum in the
+         *     corpus, null without a bundle; l0: features that fire; error: |target - recon|^2 / |target|^2
          */
         HeatRow: {
             /** Dict */
@@ -1899,7 +1898,7 @@ export interface components {
             /** L0 */
             l0: number[];
             /** Error */
-            error: number[] | null;
+            error: number[];
         };
         /**
          * Hit
