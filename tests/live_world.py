@@ -33,11 +33,11 @@ def language_model() -> LanguageModel:
     return lm
 
 
-def dictionary(function: dict[str, Any], seed: int = 0) -> Autoencoder:
-    """A dictionary of random directions; under jumprelu one of its features never fires."""
+def dictionary(function: dict[str, Any], rows: torch.Tensor) -> Autoencoder:
+    """A dictionary of some directions; under jumprelu one of its features never fires."""
     wiring = Autoencoder.Config(n_features=N_FEATURES)
     made = wiring.build(ActivationFunction.Config.from_dict(function), (SITE,), (SITE,), {SITE: 192})
-    rows = torch.nn.functional.normalize(torch.randn(N_FEATURES, 192, generator=torch.Generator().manual_seed(seed)))
+    assert isinstance(made, Autoencoder)
     with torch.no_grad():
         made.W_dec.copy_(rows)
         made.W_enc.copy_(rows.T)
@@ -46,12 +46,23 @@ def dictionary(function: dict[str, Any], seed: int = 0) -> Autoencoder:
     return made.eval().requires_grad_(False)
 
 
+def directions() -> tuple[torch.Tensor, torch.Tensor]:
+    """Random ones; and as many of which half are the same but for noise, in reverse, one of them twice."""
+    generator = torch.Generator().manual_seed(0)
+    first, own, noise = (torch.randn(N_FEATURES, 192, generator=generator) for _ in range(3))
+    half = N_FEATURES // 2
+    second = torch.cat([first[:half].flip(0), own[half:]]) + 0.3 * noise
+    second[half] = first[0] + 0.3 * noise[0].flip(0)
+    return torch.nn.functional.normalize(first), torch.nn.functional.normalize(second)
+
+
 def library(path: Path) -> Path:
     """Two dictionaries with their bundles: ``topk`` and ``jump``."""
     lm = language_model()
     windows = StandardLibrary().windows(lm, context=CONTEXT, tokens=4096)
-    for name, function in (("topk", {"kind": "topk", "k": 16}), ("jump", {"kind": "jumprelu", "threshold": 2.0})):
-        made = dictionary(function, seed=len(name))
+    functions = {"topk": {"kind": "topk", "k": 16}, "jump": {"kind": "jumprelu", "threshold": 2.0}}
+    for (name, function), rows in zip(functions.items(), directions(), strict=True):
+        made = dictionary(function, rows)
         source = live(lm, windows, [SITE])
         made.provenance = {"source": json.loads(json.dumps(source.info))}
         made.save(path / name / "dictionary")

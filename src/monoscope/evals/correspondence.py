@@ -64,7 +64,7 @@ class Correspondence:
 
 
 def by_direction(
-    a: Float[Tensor, "F d"], b: Float[Tensor, "G d"], threshold: float, *, signed: bool = True
+    a: Float[Tensor, "F d"], b: Float[Tensor, "G d_b"], threshold: float, *, signed: bool = True
 ) -> Correspondence:
     """Correspondence of decoder rows by cosine; ``signed = False`` lets opposite directions be the same feature.
 

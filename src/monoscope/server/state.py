@@ -13,6 +13,8 @@ from fastapi import Depends, Path, Request
 
 from monoscope.core.errors import UserError
 from monoscope.server.desk import Desk
+from monoscope.server.jobs.service import Jobs
+from monoscope.server.jobs.tables import Tables, directory_of
 from monoscope.server.library.library import Entry, Library
 from monoscope.server.live.service import Live
 from monoscope.server.pool import Pool, Stop
@@ -42,6 +44,11 @@ class State:
     def live(self) -> Live:
         """Requests that run a model while somebody waits."""
         return Live(self.library, self.worker, labels=self.labels, most_characters=self.settings.max_prompt)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """Long work, of the workspace's queue."""
+        return Jobs(self.live, lambda: self.desk.workspace.jobs, Tables(directory_of(self.desk.where)))
 
     def entry(self, id: str) -> Entry:
         """The bundle of an id. Raises ProblemError: 404 if there is none, 409 if it cannot be read."""
@@ -80,8 +87,8 @@ class State:
         return self.desk.added(entry.dictionary_fp)
 
     def labels(self, id: str, features: Sequence[int]) -> dict[int, str]:
-        """The lines shown for some features, as they were last read: quick enough for the event loop."""
-        rows = self.desk.known(self.entry(id).dictionary_fp).rows
+        """The lines shown for some features."""
+        rows = self.added(self.entry(id)).rows
         return {feature: label for feature in features if (row := rows.get(feature)) and (label := row.label)}
 
     def id_of(self, dictionary_fp: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ Labels = Callable[[str, Sequence[int]], Mapping[int, str]]
 class Live:
     """Live requests over a library.
 
-    labels: the lines shown for some features of a dictionary; called in the event loop, so it must be quick
+    labels: the lines shown for some features of a dictionary; called in a thread
     """
 
     def __init__(self, library: Library, worker: Worker, *, labels: Labels, most_characters: int) -> None:
@@ -50,7 +51,7 @@ class Live:
             **asked.model_dump(include={"top", "hide_first", "max_density"}),
         }
         found = await self._ask("activate", body, SECONDS["activate"])
-        self._label([hit for hits in (*found["per_token"], found["whole"]) for hit in hits])
+        await asyncio.to_thread(self._label, [hit for hits in (*found["per_token"], found["whole"]) for hit in hits])
         return ActivateResponse.model_validate(found)
 
     async def feature(self, asked: FeatureRequest) -> FeatureResponse:
@@ -67,9 +68,7 @@ class Live:
         }
         found = await self._ask("compare two texts", body, SECONDS["activate"])
         hits = [hit for row in found["aligned"] for hit in row["features"]] + found["whole"]
-        labels = self._labels(asked.dictionary, sorted({hit["feature"] for hit in hits}))
-        for hit in hits:
-            hit["label"] = labels.get(hit["feature"])
+        await asyncio.to_thread(self._label, hits, asked.dictionary)
         return DiffResponse.model_validate(found)
 
     def steer(self, asked: SteerRequest) -> AsyncGenerator[Event]:
@@ -176,13 +175,14 @@ class Live:
             self._n_streams -= 1
             await messages.aclose()
 
-    def _label(self, hits: list[dict[str, Any]]) -> None:
+    def _label(self, hits: list[dict[str, Any]], dictionary: str = "") -> None:
+        """Put labels beside features, of a dictionary or of those that they name."""
         wanted: dict[str, set[int]] = {}
         for hit in hits:
-            wanted.setdefault(hit["dict"], set()).add(hit["feature"])
+            wanted.setdefault(dictionary or hit["dict"], set()).add(hit["feature"])
         known = {name: self._labels(name, sorted(features)) for name, features in wanted.items()}
         for hit in hits:
-            hit["label"] = known[hit["dict"]].get(hit["feature"])
+            hit["label"] = known[dictionary or hit["dict"]].get(hit["feature"])
 
 
 def problem_of(error: WorkerError) -> ProblemError:

@@ -131,12 +131,12 @@ def site_norm(model: Model, target: Target, dictionary: Dictionary, facts: Facts
 
 
 def calibration(model: Model, facts: Facts | None, rows: int, length: int) -> Tensor | None:
-    """Some of the bundle's sequences as the model can read them; None where there are none."""
+    """Some of the bundle's sequences as the model can read them, or more that are shorter; None without any."""
     if facts is None:
         return None
     length = min(length, model.lm.context_length)
-    for shorter in (length, length // 4):
-        tokens = facts.sequences(rows, shorter) if shorter > 1 else np.zeros((0, 0), np.int64)
+    for shorter in (length, length // 2, length // 4):
+        tokens = facts.sequences(rows * length // shorter, shorter) if shorter > 1 else np.zeros((0, 0), np.int64)
         if len(tokens) and tokens.max() < model.lm.vocab_size:
             return torch.from_numpy(tokens)
     return None
