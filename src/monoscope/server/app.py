@@ -49,6 +49,7 @@ def create_app(state: State, port: int | None = None) -> FastAPI:
         redoc_url=None,
         root_path=settings.root_path,
         lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.state.monoscope = state
     problems.install(app)

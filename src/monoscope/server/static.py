@@ -11,8 +11,10 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
 from monoscope.server.problems import ProblemError
 from monoscope.server.security.guard import is_api, route_path
@@ -58,18 +60,21 @@ class Interface:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every GET that is not of the API with the interface."""
+    """Answer what no route is for with the interface, or say that the API has no such address."""
     interface = Interface(Path(str(files("monoscope") / "_ui")))
     development = os.environ.get("MONOSCOPE_UI") == "dev"
 
-    @app.api_route("/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
-    async def page(request: Request, path: str) -> Response:
-        here = route_path(request.scope)
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        here = route_path(scope)
         if is_api(here):
             raise ProblemError(404, "the API has no such address", found=here[:200])
-        if development:
-            return RedirectResponse(DEV + here)
-        return interface.answer(here, request.headers.get("accept", ""))
+        if scope["method"] not in ("GET", "HEAD"):
+            raise ProblemError(405, "the interface is only read", headers={"Allow": "GET, HEAD"})
+        accept = Headers(scope=scope).get("accept", "")
+        answer = RedirectResponse(DEV + here) if development else interface.answer(here, accept)
+        await answer(scope, receive, send)
+
+    app.router.default = page
 
 
 def _listed(directory: Path) -> dict[str, Path]:

@@ -67,10 +67,10 @@ def _library(state: State) -> Library:
 def _open(state: State, path: str) -> Opened:
     if "\0" in path:
         raise ProblemError(422, "a path cannot hold a NUL character")
-    given = Path(path).expanduser()
-    if not given.is_absolute():
-        given = next((root / given for root in state.library.roots if (root / given).is_dir()), given)
     try:
+        given = Path(path).expanduser()
+        if not given.is_absolute():
+            given = next((root / given for root in state.library.roots if (root / given).is_dir()), given)
         entries, runs, faults = state.library.add(given)
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, DataError):

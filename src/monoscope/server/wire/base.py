@@ -12,6 +12,12 @@ ULID = r"^[0-9A-HJKMNP-TV-Z]{26}$"
 MAX_FEATURE = 2**31 - 1
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, (bool, str)):
+        raise ValueError("a number is expected")
+    return value
+
+
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -20,7 +26,7 @@ Slug = Annotated[str, StringConstraints(pattern=SLUG)]
 Id = Annotated[str, StringConstraints(pattern=ULID)]
 Dict = Annotated[Slug, Field(alias="dict")]  # BaseModel has a method of that name
 DictOrNone = Annotated[Slug | None, Field(alias="dict")]
-FeatureIndex = Annotated[int, Field(ge=0, le=MAX_FEATURE, strict=True)]
+FeatureIndex = Annotated[int, Field(ge=0, le=MAX_FEATURE), BeforeValidator(_number)]
 Number = Annotated[float | None, BeforeValidator(_finite)]
 """A number that may be unknown: NaN and infinity cross the wire as null."""
 
@@ -43,6 +49,8 @@ class Problem(Wire):
 
     current: of a change that came too late, or of a row that exists already, the row as it stands
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=False)
 
     type: str = "about:blank"
     title: str
