@@ -200,7 +200,7 @@ def cell(layout: Layout, dictionary: Dictionary) -> str:
 
 def _words(receipt: Receipt) -> list[str]:
     said = [short for long, short in SHORT.items() if any(long in step for step in receipt.steps)]
-    if any("hook_name" in lost or "the site" in lost for lost in receipt.lost):
+    if any("hook_name" in lost or "at its site" in lost for lost in receipt.lost):
         said.append("sites")
     return list(dict.fromkeys(said))
 

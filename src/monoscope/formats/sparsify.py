@@ -45,6 +45,8 @@ NEEDED, OPTIONAL = {"encoder.weight", "encoder.bias", "W_dec", "b_dec"}, {"W_ski
 DEFAULTS: dict[str, Any] = {"activation": "topk", "transcode": False, "skip_connection": False}
 KNOWN = {*DEFAULTS, "expansion_factor", "normalize_decoder", "num_latents", "k", "multi_topk", "d_in", "signed"}
 FUNCTIONS = {"topk": "topk", "groupmax": "group_max"}
+OURS = r"((en|de)coder\.)?\d+\.[a-z]\w*(--((en|de)coder\.)?\d+\.[a-z]\w*)?"
+"""Names of directories that are sites of ours, of which no module has the name."""
 
 
 class Sparsify(Layout):
@@ -149,6 +151,8 @@ class Sparsify(Layout):
         if "site" in chosen:
             read, _, written = chosen["site"].partition(" ")
             hookpoint = read
+        elif re.fullmatch(OURS, hookpoint):
+            read, _, written = hookpoint.partition("--")
         elif re.fullmatch(r"\w*[a-z]\w*(\.\w+)*\.\d+(\.\w+)*|embed_tokens|wte|embed_in", hookpoint):
             read, written = hookpoint, ""
         else:
@@ -213,10 +217,10 @@ class Sparsify(Layout):
             "d_in": d,
         }
         place = directory / hookpoint
-        place.mkdir(exist_ok=True)
+        place.mkdir()
         write_tensors(place / WEIGHTS, {name: tensor.contiguous() for name, tensor in tensors.items()})
         write_text(place / CONFIG, json.dumps(config, indent=1))
-        files = [f"{hookpoint}/{name}" if hookpoint else name for name in (CONFIG, WEIGHTS)]
+        files = [f"{hookpoint}/{name}" for name in (CONFIG, WEIGHTS)]
         if model is not None:
             write_text(directory / RUN, json.dumps({"model": model}))
             files.append(RUN)
@@ -227,17 +231,21 @@ class Sparsify(Layout):
         """The directory's name, if the sites are those of one module; else what is lost."""
         if model is None and reads == writes and reads.kind == "resid_post" and reads.module is None:
             return f"layers.{reads.layer}", ["what the model itself calls its blocks: layers is a guess"]
+        ours = str(reads) if reads == writes else f"{reads}--{writes}"
+        lost = (
+            f"that sparsify could train or use it at its site: the directory has the site's name here, {ours}, since "
+        )
         try:
             read, written = (module_name(site, model) for site in (reads, writes))
         except SiteError as error:
-            return "", [f"the site: {error}"]
+            return ours, [f"{lost}{error}"]
         module, port = read.removeprefix("model.").removeprefix("transformer.").removeprefix("gpt_neox.").rsplit(".", 1)
         if reads == writes and port == "output":
             return module, []
         if reads != writes and (read.rsplit(".", 1)[0], "output") == tuple(written.rsplit(".", 1)) and port == "input":
             return module, []
         of = f"what {reads} is" if reads == writes else f"{reads} and {writes} together"
-        return "", [f"the site: sparsify names a module by its output, or input and output, and none is {of}"]
+        return ours, [f"{lost}no module has {of} for its output, or input and output"]
 
 
 def _whole(config: Mapping[str, Any], key: str, where: str) -> int:

@@ -180,10 +180,16 @@ def test_sparsify_names_the_directory_by_the_module(tmp_path: Path) -> None:
     nameless.mkdir()
     pre = made("topk", transcoder=True)
     pre.reads = pre.writes = (Site(1, "mlp_in"),)
-    receipt = layout_of("sparsify").write(pre, nameless, About())
-    assert (nameless / "cfg.json").is_file()
-    assert any("the site" in words for words in receipt.lost)
-    assert formats.open(nameless, site="1.mlp_in").table["reads"] == ["1.mlp_in"]
+    receipt, back = written(pre, "sparsify", nameless)
+    assert receipt.files[0] == "1.mlp_in/cfg.json"
+    assert any("1.mlp_in" in words for words in receipt.lost)
+    assert_same(pre, back)
+    across = made("topk", transcoder=True)
+    across.reads = (Site(1, "resid_mid"),)
+    other = tmp_path / "o"
+    receipt, back = written(across, "sparsify", other)
+    assert receipt.files[0] == "1.resid_mid--1.mlp_out/cfg.json"
+    assert_same(across, back)
     guessed = tmp_path / "g"
     guessed.mkdir()
     layout_of("sparsify").write(made("topk"), guessed, About())
