@@ -99,8 +99,8 @@ A cell says how a dictionary is written; empty: it is refused, with the reason a
 - **mean**: the mean taken off every token is folded into the encoder
 - **sites**: the layout has no word for these sites, so that whoever reads the files has to know them
 
-Outside of monoscope's own files the activation scale is lost, unless the receipt says otherwise: activations stay in the
-units of training. circuit-tracer wants the dictionaries of all layers together: `monoscope.formats.convert_set`.
+Outside of monoscope's own files the activation scale is lost, unless the receipt says otherwise: activations stay in
+the units of training. circuit-tracer wants the dictionaries of all layers together: `monoscope.formats.convert_set`.
 """
 
 LINKS = """\
