@@ -34,6 +34,7 @@ FLAGS = {
     "db upgrade": ["--json"],
     "db backup": ["--force", "--json", "--out"],
     "db move": ["--json"],
+    "db explain": ["--bundle", "--hookpoint", "--json"],
 }
 
 
