@@ -33,6 +33,8 @@ def describe(
 ) -> dict[str, Any]:
     """What a dictionary is, or what a set of them holds, without reading its numbers; how it fits, where asked."""
     found = find(ref, format)
+    if (summary := found.layout.summary(found.folder)) is not None:
+        return summary | {"layout": found.layout.name, "evidence": found.evidence}
     if (entries := entries_of(found)) is not None:
         return {
             "kind": "set of dictionaries",

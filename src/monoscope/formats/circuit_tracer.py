@@ -23,6 +23,7 @@ Source: decoderesearch/circuit-tracer ``transcoder/*.py``, ``utils/hf_utils.py``
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from monoscope.core.errors import ConfigError, DataError, SiteError
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
 from monoscope.formats.folder import Folder
+from monoscope.formats.hub_file import SCHEME
 from monoscope.formats.layout import Layout, Receipt
 from monoscope.formats.lazy import Lazy
 from monoscope.formats.opened import About, Opened, check_keys, check_shape, check_tensors
@@ -43,6 +45,7 @@ from monoscope.models.names import translate
 CONFIG = "config.yaml"
 LAYER = re.compile(r"(?:(.+)/)?layer_(\d+)\.safetensors")
 ENCODER = re.compile(r"(?:(.+)/)?W_enc_(\d+)\.safetensors")
+NEEDED = {"W_enc", "b_enc", "W_dec", "b_dec"}
 SET, CLT = "transcoder_set", "cross_layer_transcoder"
 INPUTS = {"resid_mid": "hook_resid_mid", "mlp_in": "mlp.hook_in", "mlp_normalized": "ln2.hook_normalized"}
 """Choices of what is read where no config.yaml says it, and the library's names for them."""
@@ -61,14 +64,17 @@ class CircuitTracer(Layout):
 
     def evidence(self, folder: Folder) -> str | None:
         """A config.yaml with model_kind, or files named as the library names them."""
-        kind = self._config(folder).get("model_kind")
+        try:
+            kind = self._config(folder).get("model_kind")
+        except DataError:  # somebody else's, or broken; where the files are this layout's, reading says so
+            kind = None
         if kind in (SET, CLT):
             return f"{CONFIG} with model_kind: {kind}"
         names = set(folder.names())
         if "W_enc_0.safetensors" in names and "W_dec_0.safetensors" in names:
             return "W_enc_0.safetensors and W_dec_0.safetensors"
         first = next((name for name in sorted(names) if LAYER.fullmatch(name)), None)
-        if first is not None and {"W_enc", "W_dec", "b_enc"} <= {*folder.tensors(first)}:
+        if first is not None and {*folder.tensors(first)} >= NEEDED:
             return f"{first} with W_enc and W_dec"
         return None
 
@@ -78,7 +84,7 @@ class CircuitTracer(Layout):
             return [""]
         config = self._config(folder)
         if "transcoders" in config:
-            return list(_listed(config, folder))
+            return _listed(config, folder)
         found = _numbered(folder, LAYER, str(config.get("subfolder") or ""))
         return [found[layer] for layer in sorted(found)]
 
@@ -88,13 +94,31 @@ class CircuitTracer(Layout):
         check_keys(config, _KEYS, folder.where(CONFIG))
         if self._is_cross_layer(folder):
             return self._cross_layer(folder, config, choices)
-        layers = {name: layer for layer, name in enumerate(_listed(config, folder))} if "transcoders" in config else {}
-        if entry not in layers:
-            match = LAYER.fullmatch(entry)
-            if match is None:
-                raise DataError(f"{folder.where(entry)} is not named layer_i.safetensors, which says the layer")
-            layers[entry] = int(match[2])
-        return self._transcoder(folder, entry, layers[entry], config, choices)
+        listed = _listed(config, folder) if "transcoders" in config else []
+        if entry in listed:
+            layer = listed.index(entry)
+            if SCHEME in entry:
+                return self._elsewhere(folder, entry, layer, config, choices)
+            return self._transcoder(folder, entry, layer, config, choices)
+        match = LAYER.fullmatch(entry)
+        if match is None:
+            raise DataError(f"{folder.where(entry)} is not named layer_i.safetensors, which says the layer")
+        return self._transcoder(folder, entry, int(match[2]), config, choices)
+
+    def _elsewhere(
+        self, folder: Folder, ref: str, layer: int, config: Mapping[str, Any], choices: Mapping[str, str]
+    ) -> Opened:
+        """A file of another repository: of this layout, or of whoever published it."""
+        from monoscope.formats.open import find, folder_of
+
+        there = folder_of(ref)
+        words = f"{folder.name} lists it as layer {layer}"
+        if there.focus.endswith(".safetensors") and {*there.tensors(there.focus)} >= NEEDED:
+            opened = self._transcoder(there, there.focus, layer, config, choices)
+        else:
+            opened = find(ref).open()
+        about = dataclasses.replace(opened.about, where=ref, inferred=(*opened.about.inferred, words))
+        return dataclasses.replace(opened, about=about)
 
     def _config(self, folder: Folder) -> dict[str, Any]:
         return folder.yaml(CONFIG) if folder.has(CONFIG) else {}
@@ -110,7 +134,7 @@ class CircuitTracer(Layout):
     ) -> Opened:
         where, tensors = folder.where(file), folder.tensors(file)
         threshold, counts = "activation_function.threshold", {"k", "activation_function.k"}
-        check_tensors(tensors, {"W_enc", "b_enc", "W_dec", "b_dec"}, {"W_skip", threshold} | counts, where)
+        check_tensors(tensors, NEEDED, {"W_skip", threshold} | counts, where)
         check_shape(tensors["W_enc"], (None, None), "W_enc", where)
         n, d = tensors["W_enc"].shape
         for name, shape in {"b_enc": (n,), "W_dec": (n, d), "b_dec": (d,), "W_skip": (d, d), threshold: (n,)}.items():
@@ -281,12 +305,6 @@ def _listed(config: Mapping[str, Any], folder: Folder) -> list[str]:
     listed = config["transcoders"]
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
         raise ConfigError(f"{folder.where(CONFIG)} has transcoders that are no list of files")
-    elsewhere = [name for name in listed if "://" in name]
-    if elsewhere:
-        raise DataError(
-            f"{folder.where(CONFIG)} lists files of other repositories, such as {elsewhere[0]}: open those, each by "
-            "its own name"
-        )
     return listed
 
 

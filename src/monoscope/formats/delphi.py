@@ -19,7 +19,9 @@ Source: EleutherAI/delphi ``latents/cache.py``, ``latents/loader.py``.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,7 +31,9 @@ from torch import Tensor
 from monoscope.core.acts import Acts
 from monoscope.core.errors import DataError, nearest
 from monoscope.formats.folder import Folder
+from monoscope.formats.layout import Layout
 from monoscope.formats.lazy import Lazy
+from monoscope.formats.opened import Opened
 
 CONFIG = "config.json"
 _SHARD = re.compile(r"(?:(.+)/)?(\d+)_(\d+)\.safetensors")
@@ -54,6 +58,31 @@ class Shard:
     stop: int | None
 
 
+class Delphi(Layout):
+    """Recognizes a latent cache, which holds activations and no dictionary."""
+
+    name: ClassVar[str] = "delphi"
+
+    def evidence(self, folder: Folder) -> str | None:
+        """A shard, with locations; a file of all features is named by its module alone, and not recognized."""
+        first = next((name for name in folder.names() if _SHARD.fullmatch(name)), None)
+        if first is None or not {"locations", "activations"} <= {*folder.tensors(first)}:
+            return None
+        return f"{first} with locations"
+
+    def read(self, folder: Folder, entry: str = "", choices: Mapping[str, str] | None = None) -> Opened:
+        """Raises DataError: there is no dictionary to open."""
+        raise DataError(
+            f"{folder.name} is a latent cache of delphi: activations, and no dictionary; "
+            "monoscope.formats.delphi.open_cache reads it"
+        )
+
+    def summary(self, folder: Folder) -> dict[str, Any]:
+        """Its modules, from headers and configurations alone."""
+        caches = [open_cache(folder, module) for module in modules(folder)]
+        return {"kind": "latent cache", "modules": {cache.module or ".": cache.describe() for cache in caches}}
+
+
 class LatentCache:
     """The activations of one module's features. Opened by ``open_cache``; reads what is asked for.
 
@@ -63,6 +92,18 @@ class LatentCache:
     def __init__(self, folder: Folder, module: str, shards: tuple[Shard, ...], settings: dict) -> None:
         self.folder, self.module, self.shards, self.settings = folder, module, shards, settings
         self.n_features = shards[-1].stop
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes, the model and the text, without reading an activation."""
+        held = [self._tensors(shard) for shard in self.shards]
+        tokens = held[0].get("tokens")
+        return {
+            "features": self.n_features,
+            "shards": len(self.shards),
+            "activations": sum(tensors["activations"].shape[0] for tensors in held),
+            **({} if tokens is None else {"rows": tokens.shape[0], "context": tokens.shape[1]}),
+            **{name: value for name, value in self.settings.items() if value not in (None, "", 0)},
+        }
 
     def entries(self, start: int = 0, stop: int | None = None) -> Entries:
         """The activations of features from ``start`` up to ``stop``; shards without any of them are not read."""

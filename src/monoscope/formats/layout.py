@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from monoscope.core.errors import CannotHold
 from monoscope.dictionaries import Dictionary
@@ -58,6 +58,10 @@ class Layout(ABC):
         that this dictionary's files leave open, each with the value taken, are ``about.chosen``: activations, where
         there are some, decide between their values (``Found.fitted``).
         """
+
+    def summary(self, folder: Folder) -> dict[str, Any] | None:
+        """What files are that hold something else than dictionaries; None for layouts of dictionaries."""
+        return None
 
     def write(self, dictionary: Dictionary, directory: Path, about: About) -> Receipt:
         """Write a dictionary into an empty directory. Raises CannotHold for what the layout cannot say."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from monoscope.core.errors import ConfigError, nearest
 from monoscope.formats.circuit_tracer import CircuitTracer
+from monoscope.formats.delphi import Delphi
 from monoscope.formats.dictionary_learning import DictionaryLearning
 from monoscope.formats.gemma_scope import GemmaScope
 from monoscope.formats.gemma_scope_2 import GemmaScope2
@@ -37,6 +38,7 @@ LAYOUTS: tuple[Layout, ...] = (
     QResearch(),
     AttentionAutoencoders(),
     Temporal(),
+    Delphi(),
 )
 
 

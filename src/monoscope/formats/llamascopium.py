@@ -36,7 +36,7 @@ from monoscope.formats.lazy import Lazy
 from monoscope.formats.llamascopium_found import KEYS, Found
 from monoscope.formats.llamascopium_wirings import WIRINGS
 from monoscope.formats.opened import About, Opened, check_keys
-from monoscope.formats.torch_checkpoint import checkpoint
+from monoscope.formats.torch_checkpoint import METADATA, checkpoint
 
 CONFIG = "config.json"
 STEMS = ("sae_weights", "checkpoints/pruned", "checkpoints/final")
@@ -61,7 +61,7 @@ class Llamascopium(Layout):
     def evidence(self, folder: Folder) -> str | None:
         """A config.json with sae_type, beside weights."""
         entries = self.entries(folder)
-        weights = _weights(folder, entries[0]) if entries else None
+        weights = _weights({*folder.names()}, entries[0]) if entries else None
         if weights is None or (weights.endswith(".safetensors") and "encoder.weight" in folder.tensors(weights)):
             return None  # the second: an older layout, that of R1-Distill
         return f"{_inside(entries[0], CONFIG)} with sae_type, beside {weights}"
@@ -69,10 +69,10 @@ class Llamascopium(Layout):
     def entries(self, folder: Folder) -> list[str]:
         """Directories with a config.json and weights; ``[""]`` where the folder itself is one."""
         names = set(folder.names())
-        if CONFIG in names and _is_config(folder, CONFIG) and _weights(folder, ""):
+        if CONFIG in names and _is_config(folder, CONFIG) and _weights(names, ""):
             return [""]
         found = [name.removesuffix(f"/{CONFIG}") for name in sorted(names) if name.endswith(f"/{CONFIG}")]
-        found = [entry for entry in found if _weights(folder, entry)]
+        found = [entry for entry in found if _weights(names, entry)]
         return found if found and _is_config(folder, _inside(found[0], CONFIG)) else []
 
     def read(self, folder: Folder, entry: str = "", choices: Mapping[str, str] | None = None) -> Opened:
@@ -83,7 +83,7 @@ class Llamascopium(Layout):
         if kind not in WIRINGS:
             raise DataError(f"{where} has sae_type {kind!r}, which is not read; {nearest(str(kind), WIRINGS)}")
         check_keys(config, _SHARED | KEYS[kind], where)
-        weights = _weights(folder, entry)
+        weights = _weights({*folder.names()}, entry)
         if weights is None:
             raise DataError(f"{where} has no weights beside it: {', '.join(STEMS)} with one of {', '.join(KINDS)}")
         tensors, version = _tensors(folder, weights)
@@ -184,12 +184,12 @@ def _is_config(folder: Folder, name: str) -> bool:
         return False
 
 
-def _weights(folder: Folder, entry: str) -> str | None:
+def _weights(names: set[str], entry: str) -> str | None:
     """The file of weights that the library would take."""
     for stem in STEMS:
         for kind in KINDS:
             name = _inside(entry, f"{stem}.{kind}")
-            if folder.has(f"{name}/.metadata" if kind == "dcp" else name):
+            if (f"{name}/{METADATA}" if kind == "dcp" else name) in names:
                 return name
     return None
 

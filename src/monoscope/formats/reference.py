@@ -39,12 +39,12 @@ WHAT: dict[str, tuple[str, str, str]] = {
     "llamascopium": (
         "llamascopium: SAE, transcoder, CLT, crosscoder, MOLT, Lorsa",
         "`config.json` with a `sae_type`",
-        "[llamascopium]",
+        "[llamascopium], [circuits]",
     ),
     "circuit_tracer": (
         "circuit-tracer: transcoders of each layer, CLTs",
         "`config.yaml` with a `model_kind`, or `layer_*.safetensors`, `W_enc_*.safetensors`",
-        "[circuit-tracer]",
+        "[circuit-tracer], [circuits]",
     ),
     "gemma_scope": ("Gemma Scope", "`params.npz`", "[published]"),
     "gemma_scope_2": ("Gemma Scope 2", "`params.safetensors` with lower-case names", "[published]"),
@@ -60,6 +60,11 @@ WHAT: dict[str, tuple[str, str, str]] = {
     "qresearch": ("qresearch, R1-Distill-Llama-8B", "a pickle of two linear layers", "[published]"),
     "attn_saes": ("attention of GPT-2 (Kissane, Krzyzanowski)", "`{x}.pt` and `{x}_cfg.json`", "[published]"),
     "temporal": ("temporal SAEs: recognized, and refused", "`conf.yaml`, `latest_ckpt.safetensors`", "[published]"),
+    "delphi": (
+        "delphi's latent cache: activations, for `formats.delphi.open_cache`; written by `formats.delphi_write`",
+        "`{start}_{end}.safetensors` with `locations`",
+        "[delphi]",
+    ),
 }
 """Of each layout: what it is, what tells it, and the tests it is held to."""
 
@@ -110,6 +115,8 @@ LINKS = """\
 [interop]: ../../tests/interop/test_interop.py
 [llamascopium]: ../../tests/unit/formats/test_formats_llamascopium.py
 [circuit-tracer]: ../../tests/unit/formats/test_formats_circuit_tracer.py
+[circuits]: ../../tests/interop/test_interop_circuits.py
+[delphi]: ../../tests/unit/formats/test_formats_delphi.py
 [published]: ../../tests/unit/formats/test_formats_published.py
 """
 

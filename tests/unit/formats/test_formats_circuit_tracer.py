@@ -6,9 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import numpy as np
 import pytest
 import torch
 import yaml
+from hub_server import serving
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -158,9 +161,49 @@ def test_a_listed_set_has_its_own_order(tmp_path: Path) -> None:
     made = copied("plt_jumprelu", tmp_path, transcoders=listed)
     assert find(made).entries() == listed
     assert formats.open(made / "layer_2.safetensors").table["reads"] == ["0.mlp_normalized"]
-    made = copied("plt_relu_skip", tmp_path, transcoders=["hf://org/repo/file.npz?revision=1"])
-    with pytest.raises(DataError, match=r"files of other repositories, such as hf://org/repo/file\.npz"):
-        find(made).entries()
+
+
+def test_a_set_of_files_in_other_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    width = 2304  # of the model that Gemma Scope is for
+    sizes = {"W_enc": (width, 2), "b_enc": (2,), "W_dec": (2, width), "b_dec": (width,), "threshold": (2,)}
+    scope = {name: np.random.default_rng(0).random(shape, np.float32) for name, shape in sizes.items()}
+    np.savez(tmp_path / "params.npz", **scope)
+    path = "layer_0/width_2/average_l0_1/params.npz"
+    listed = [
+        f"hf://google/gemma-scope-2b-pt-transcoders/{path}",
+        "hf://org/more/deep/one.safetensors?revision=other",
+    ]
+    made = copied("plt_jumprelu", tmp_path, transcoders=listed, model_name="google/gemma-2-2b")
+    (made / "layer_0.safetensors").rename(tmp_path / "one.safetensors")
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", "")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        huggingface_hub.close_session()
+        hub.repo("google/gemma-scope-2b-pt-transcoders", {path: (tmp_path / "params.npz").read_bytes()})
+        more = hub.repo("org/more", {"README.md": b""})
+        more.commit({"deep/one.safetensors": (tmp_path / "one.safetensors").read_bytes()}, "other")
+        found = find(made)
+        assert found.entries() == listed
+        first, second = (found.at(entry).open() for entry in listed)
+        assert first.layout == "gemma_scope"
+        assert first.table["reads"] == ["0.mlp_normalized"]
+        torch.testing.assert_close(first.direction(1), torch.from_numpy(scope["W_dec"][1]))
+        assert second.layout == "circuit_tracer"
+        assert second.table["reads"] == ["1.mlp_normalized"]
+        assert any(words.endswith("lists it as layer 1") for words in second.about.inferred)
+        io = computed("plt_jumprelu")
+        same(second.dictionary().encode(io["x"][0]).dense(), io["acts"][0])
+        huggingface_hub.close_session()
+
+
+def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
+    made = copied("plt_jumprelu", tmp_path)
+    (made / "config.yaml").write_text("a: [")
+    with pytest.raises(DataError, match=r"config\.yaml is not YAML"):
+        formats.open(made / "layer_0.safetensors")
 
 
 def test_a_k_that_the_library_saved_as_a_tensor(tmp_path: Path) -> None:

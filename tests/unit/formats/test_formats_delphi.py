@@ -20,6 +20,7 @@ from monoscope.core.errors import CannotHold, ConfigError, DataError, MismatchEr
 from monoscope.formats.delphi import modules, open_cache
 from monoscope.formats.delphi_write import CacheSettings, boundaries, encoded, write_cache
 from monoscope.formats.folder import LocalFolder
+from monoscope.formats.open import find
 from monoscope.harvest import ActivationSource, shuffle
 
 ROWS, CTX = 6, 5
@@ -227,6 +228,20 @@ class Rows(ActivationSource):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         pass
+
+
+def test_a_cache_is_recognized_described_and_no_dictionary(tmp_path: Path) -> None:
+    tokens, values = triples()
+    write(tmp_path, values, tokens)
+    found = find(tmp_path)
+    assert found.evidence == "layers.2/0_9.safetensors with locations"
+    summary = found.layout.summary(found.folder)
+    assert summary is not None
+    module = summary["modules"]["layers.2"]
+    assert (module["features"], module["shards"], module["rows"], module["context"]) == (F, 3, ROWS, CTX)
+    assert module["activations"] == int((values != 0).sum())
+    with pytest.raises(DataError, match=r"activations, and no dictionary; monoscope\.formats\.delphi\.open_cache"):
+        found.open()
 
 
 def test_a_dictionary_encodes_a_source_into_a_cache(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from monoscope import formats
 from monoscope.core.errors import ConfigError, DataError
+from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
 from monoscope.dictionaries.variants import JumpReLU
 from monoscope.formats.blob import FileBlob
@@ -166,13 +167,13 @@ class TestScales:
         config = {"sae_type": "sae", "d_model": d, "expansion_factor": 1, "act_fn": "topk", "top_k": 1}
         config |= {"norm_activation": "dataset-wise", "hook_point_in": hook, "hook_point_out": hook}
         (tmp_path / "config.json").write_text(json.dumps(config))
-        fvu = {}
-        for folded in ("no", "yes"):
-            recon = formats.open(tmp_path, folded=folded).dictionary()(x).recon
-            fvu[folded] = ((x - recon).pow(2).sum() / (x - x.mean(0)).pow(2).sum()).item()
         right, wrong = ("yes", "no") if is_folded else ("no", "yes")
-        assert fvu[right] < 1e-6
-        assert fvu[wrong] > 0.5
+        site = Site(1, "resid_post")
+        fitted = find(tmp_path).fitted({site: x})
+        assert fitted.about.chosen == {"folded": right}
+        assert f"folded = {right}: FVU" in fitted.about.inferred[-1]
+        assert formats.check(fitted.dictionary(), {site: x}).fvu < 1e-6
+        assert formats.check(formats.load(tmp_path, choices={"folded": wrong}), {site: x}).fvu > 0.5
 
     def test_a_checkpoint_of_the_trainer_is_never_folded(self, tmp_path: Path) -> None:
         directory = copied("sae_jumprelu", tmp_path)
