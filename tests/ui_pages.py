@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
+
+WAITING = "[aria-busy=true], .skeleton"
 
 
 def settle(page: Page) -> None:
-    """Wait until nothing is asked for and nothing says that it loads."""
-    page.wait_for_load_state("networkidle")
-    page.wait_for_function("!document.querySelector('[aria-busy=true]')")
+    """Wait until the page is there, and nothing on it says that it loads."""
+    expect(page.locator("h1").first).to_be_attached(timeout=20_000)
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    expect(page.locator(WAITING)).to_have_count(0, timeout=20_000)
 
 
 def rows(page: Page) -> list[Locator]:
