@@ -12,14 +12,14 @@ import monoscope
 from monoscope.server import problems, static
 from monoscope.server.log import Log
 from monoscope.server.openapi import describe
-from monoscope.server.routes import dictionaries, feature, files, jobs, library, live, runs, session
+from monoscope.server.routes import dictionaries, feature, files, jobs, library, live, runs, search, session
 from monoscope.server.routes.workspace import labels, lists, marks, notes
 from monoscope.server.security.door import Door
 from monoscope.server.security.guard import Guard, Shell
 from monoscope.server.state import State
 
 API = "/api/v1"
-ROUTERS = (session, library, dictionaries, feature, files, live, jobs, runs, labels, marks, lists, notes)
+ROUTERS = (session, library, dictionaries, feature, files, search, live, jobs, runs, labels, marks, lists, notes)
 
 
 def create_app(state: State, port: int | None = None) -> FastAPI:
@@ -38,6 +38,7 @@ def create_app(state: State, port: int | None = None) -> FastAPI:
         await state.worker.close()
         state.pool.close()
         state.database.close()
+        state.finder.close()
         state.desk.close()
 
     app = FastAPI(

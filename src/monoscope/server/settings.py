@@ -27,6 +27,7 @@ class Settings(Config):
     models         directories of language models, for dictionaries whose bundle does not say where theirs is
     db             the workspace: a file, or postgresql+psycopg://...; in the user's data directory if it is empty
     author         name under which labels and notes are written; the user's if it is empty
+    embedder       directory of a model of sentences, by which labels are searched for their meaning
     read_only      nothing can be changed
     log            what goes to standard error: problems, or all requests
     memory         bound on what sorting and filtering may use
@@ -49,6 +50,7 @@ class Settings(Config):
     models: tuple[Path, ...] = ()
     db: str = ""
     author: str = ""
+    embedder: str = ""
     read_only: bool = False
     log: Literal["problems", "requests"] = "problems"
     memory: str = Field(default="1GB", pattern=r"^\d{1,6}(MB|GB)$")

@@ -13,6 +13,7 @@ from fastapi import Depends, Path, Request
 
 from monoscope.core.errors import UserError
 from monoscope.server.desk import Desk
+from monoscope.server.finder import Finder, index_directory
 from monoscope.server.jobs.service import Jobs
 from monoscope.server.jobs.tables import Tables, directory_of
 from monoscope.server.library.library import Entry, Library
@@ -49,6 +50,11 @@ class State:
     def jobs(self) -> Jobs:
         """Long work, of the workspace's queue."""
         return Jobs(self.live, lambda: self.desk.workspace.jobs, Tables(directory_of(self.desk.where)))
+
+    @cached_property
+    def finder(self) -> Finder:
+        """Search over the library."""
+        return Finder(self.library, self.desk, self.settings.embedder, index_directory(self.desk.where))
 
     def entry(self, id: str) -> Entry:
         """The bundle of an id. Raises ProblemError: 404 if there is none, 409 if it cannot be read."""

@@ -43,7 +43,7 @@ def _meta(state: State) -> Meta:
     return Meta(
         version=monoscope.__version__,
         schemas={SCHEMA: VERSION},
-        capabilities=Capabilities(live=live, semantic=False, gpu=_accelerator() is not None),
+        capabilities=Capabilities(live=live, semantic=state.finder.is_semantic, gpu=_accelerator() is not None),
         worker=state.live.status(),
         read_only=state.settings.read_only,
         author=state.desk.author,
