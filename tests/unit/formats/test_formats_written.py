@@ -236,3 +236,33 @@ def test_nothing_of_a_dictionary_is_changed_by_writing_it(tmp_path: Path) -> Non
                 path = tmp_path / f"{function}_{layout}"
                 written(dictionary, layout, path)
         assert dictionary.fingerprint() == before
+
+
+CONVERTED = {
+    "saelens/gated": {"saelens", "dictionary_learning", "llamascopium"},
+    "saelens/jumprelu": {"saelens", "dictionary_learning", "llamascopium"},
+    "saelens/topk_rescaled": {"saelens", "sparsify", "dictionary_learning", "llamascopium"},
+    "saelens/skip_transcoder": {"saelens"},
+    "saelens/layer_norm": {"saelens"},
+    "saelens/matching_pursuit": {"saelens"},
+    "saelens_old/topk": {"saelens", "sparsify", "dictionary_learning", "llamascopium"},
+    "sparsify/groupmax": {"sparsify"},
+    "sparsify/transcode_skip": {"sparsify"},
+    "dictionary_learning/batch_topk": {"saelens", "dictionary_learning", "llamascopium"},
+}
+"""Golden files, and the layouts that hold what is in them; circuit-tracer wants all layers together."""
+
+
+@pytest.mark.parametrize("case", CONVERTED)
+def test_golden_files_are_converted_to_what_can_hold_them(case: str, tmp_path: Path) -> None:
+    held = set()
+    for layout in ("saelens", "sparsify", "dictionary_learning", "llamascopium"):
+        try:
+            conversion = formats.convert(Path(__file__).parents[2] / "golden" / case, tmp_path / layout, layout)
+        except CannotHold:
+            assert not (tmp_path / layout).exists()
+            continue
+        assert conversion.comparison.is_same
+        assert conversion.comparison.l0 > 0
+        held.add(layout)
+    assert held == CONVERTED[case]
