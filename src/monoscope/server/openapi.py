@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from monoscope.server.problems import MEDIA_TYPE
 from monoscope.server.wire.base import Problem
 
+EVENTS = "text/event-stream"
 REFERENCE = "#/components/schemas/Problem"
 
 
@@ -41,14 +42,24 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["Problem"] = Problem.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+    schemas["Problem"]["required"] = ["type", "title", "status", "detail"]  # what is not known is left out
     problem = {"description": "What went wrong.", "content": {MEDIA_TYPE: {"schema": {"$ref": REFERENCE}}}}
     for path in document["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = problem
-            for response in operation["responses"].values():  # the type of the data of an event, not of the stream
-                response.get("content", {}).get("text/event-stream", {}).get("schema", {}).pop("type", None)
+            for response in operation["responses"].values():
+                if EVENTS in response.get("content", {}):
+                    response["content"][EVENTS]["schema"] = _event(response["content"][EVENTS]["schema"])
     return document
+
+
+def _event(data: dict[str, Any]) -> dict[str, Any]:
+    """An event of a stream, whose data is JSON of this schema."""
+    data.pop("type", None)  # that of the stream, which is text
+    text = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    properties = {"event": {"type": "string"}, "id": {"type": "string"}, "data": text}
+    return {"type": "object", "properties": properties, "required": ["event", "data"]}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from monoscope.harvest.text.sources import Files, TextSource
 from monoscope.server.worker.process import Context, Result
 from monoscope.server.worker.shelf import Model, Target
 
+WINDOWS_AT_ONCE = 4  # few, since whoever waits is let pass between batches
 DEFAULTS = {"context": 256, "bos": "window", "skip": {}}
 
 
@@ -56,7 +57,7 @@ def evaluate(context: Context, body: dict[str, Any]) -> Result:
             "monoscope evaluate"
         )
     windows = _windows(model, dictionary, StandardLibrary(split="held_out"), asked.tokens)
-    return measure(model.lm, dictionary, windows, skip=_skip(dictionary)).to_dict(), {}
+    return measure(model.lm, dictionary, windows, batch=WINDOWS_AT_ONCE, skip=_skip(dictionary)).to_dict(), {}
 
 
 def analyze(context: Context, body: dict[str, Any]) -> Result:
@@ -68,7 +69,7 @@ def analyze(context: Context, body: dict[str, Any]) -> Result:
     model, dictionary = context.shelf.model(asked.target), context.shelf.dictionary(asked.target)
     windows = _windows(model, dictionary, _text(dictionary, asked.roots), asked.tokens)
     sites = list(dict.fromkeys((*dictionary.reads, *dictionary.writes)))
-    source = live(model.lm, windows, sites, skip=_skip(dictionary))
+    source = live(model.lm, windows, sites, windows_per_batch=WINDOWS_AT_ONCE, skip=_skip(dictionary))
     bundle = describe(dictionary, source, out, lm=model.lm, config=Analysis(tokens=asked.tokens))
     return {"bundle": str(out), "n_features": len(bundle), "stats": bundle.manifest["stats"]}, {}
 
