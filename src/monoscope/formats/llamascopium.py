@@ -14,8 +14,9 @@ stored as logarithms, in units of scores. What each sae_type holds: ``formats.ll
 Traps. The training runner writes config.json first and folds s into the weights afterwards, so that files may say
 "dataset-wise" and be folded: which of the two they are only activations can tell (``folded``). Its fold leaves an
 SAE's thresholds as they were. Norm scalars of a run that never measured them are uninitialized memory. A batch function
-stores no threshold, and selects by whatever else is in the batch: it is read as the function of single tokens. Models
-with LayerNorm are read through TransformerLens, which centers their residual stream unless told not to.
+stores no threshold, and selects by whatever else is in the batch: it is read as the function of single tokens. The hook
+points of a crosscoder over snapshots are their labels, ``step512``, and the site is in no file (``site``). Models with
+LayerNorm are read through TransformerLens, which centers their residual stream unless told not to.
 
 Source: OpenMOSS/Language-Model-SAEs ``models/*.py``, ``trainer.py``, ``runners/train.py``.
 """
@@ -28,7 +29,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from monoscope.core.errors import DataError, nearest
+from monoscope.core.errors import ConfigError, DataError, nearest
 from monoscope.dictionaries import Dictionary
 from monoscope.formats.folder import Folder
 from monoscope.formats.layout import Layout, Receipt
@@ -56,7 +57,7 @@ class Llamascopium(Layout):
     """A directory of llamascopium's, or one that holds several."""
 
     name: ClassVar[str] = "llamascopium"
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"folded": ("no", "yes")}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"folded": ("no", "yes"), "site": ()}
 
     def evidence(self, folder: Folder) -> str | None:
         """A config.json with sae_type, beside weights."""
@@ -89,9 +90,11 @@ class Llamascopium(Layout):
         tensors, version = _tensors(folder, weights)
         model = _model(folder, entry)
         own = {key: lazy for key, lazy in tensors.items() if not key.startswith(NORM)}
-        found = Found(config, own, where, model=_text(model, "model_name"))
+        if "site" in choices and kind != "crosscoder":
+            raise ConfigError(f"{where} says its sites; the choice of a site is for crosscoders over several models")
+        found = Found(config, own, where, model=_text(model, "model_name"), at=choices.get("site"))
         norms = {key.removeprefix(NORM): lazy for key, lazy in tensors.items() if key.startswith(NORM)}
-        notes = _Notes(chosen={})
+        notes = _Notes(chosen={"site": choices["site"]} if "site" in choices else {})
         found = self._scaled(found, norms, _is_checkpoint(folder, entry), choices.get("folded"), notes)
         found = self._selected(found, notes)
         table, weights_by_name = WIRINGS[kind](found)

@@ -12,7 +12,7 @@ from monoscope.core.errors import ConfigError, DataError, SiteError
 from monoscope.formats.lazy import Lazy
 from monoscope.formats.opened import check_shape, check_tensors
 from monoscope.models.families import FAMILIES
-from monoscope.models.names import Translated, family_named, translate
+from monoscope.models.names import Translated, family_named, is_foreign, translate
 
 _ONE = {"hook_point_in", "hook_point_out"}
 KEYS: dict[str, set[str]] = {
@@ -42,6 +42,7 @@ class Found:
     """A configuration and its tensors, and what was settled about them.
 
     model: the language model's name, where it is said
+    at: the site at which a crosscoder reads several models, whose labels then stand for hook points
     scales: what activations are multiplied by at each hook point, 1 where it is in the weights
     act_fn: the function, where it is not the configuration's
     """
@@ -50,6 +51,7 @@ class Found:
     tensors: Mapping[str, Lazy]
     where: str
     model: str | None = None
+    at: str | None = None
     scales: Mapping[str, float] = field(default_factory=dict)
     is_token_wise: bool = False
     act_fn: str = "relu"
@@ -155,9 +157,17 @@ class Found:
     def site(self, hook: str) -> Translated:
         """The site of a hook point. Raises ConfigError for a name that means no tensor."""
         try:
+            if self.at is not None:
+                return Translated(translate(self.at, self.model).site.of(hook))
+            if not is_foreign(hook):
+                raise SiteError(f"{hook!r} is no name of TransformerLens'")
             return translate(hook, self.model)
         except SiteError as error:
-            raise ConfigError(f"{self.where} names a hook point that is no site: {error}") from None
+            several = "hook_points" in self.config and self.at is None
+            words = "; if they are labels of models or snapshots, say at which site, as site=6.resid_post"
+            raise ConfigError(
+                f"{self.where} names a hook point that is no site: {error}{words if several else ''}"
+            ) from None
 
     def notes(self) -> list[str]:
         """What to know about its sites."""

@@ -195,7 +195,7 @@ def _crosscoder(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "this one at all of them at once",
             ["native"],
         )
-    hooks = draft.hooks(frozen.reads)
+    hooks = _labels(draft, frozen.reads)
     s = weights["norm_scale"]
     if settings["act_fn"] != "relu":
         _unfold(draft, dict(zip(hooks, s.tolist(), strict=True)))
@@ -213,6 +213,19 @@ def _crosscoder(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
     settings |= {"hook_points": hooks, "n_features": frozen.n_features}
     return {"sae_type": "crosscoder"} | settings | _scores(True), tensors
+
+
+def _labels(draft: _Draft, sites: tuple[Site, ...]) -> list[str]:
+    """Hook points; of several models at one site their labels, as the library has it."""
+    if not any(site.model for site in sites):
+        return draft.hooks(sites)
+    places = {site.of("") for site in sites}
+    if len(places) > 1 or len({site.model for site in sites}) < len(sites) or not all(site.model for site in sites):
+        raise CannotHold("a crosscoder of llamascopium reads several models at one site, each by its label", ["native"])
+    place = str(places.pop())
+    draft.receipt.choices["site"] = place
+    draft.receipt.lost.append(f"the site, {place}, which is the same in all models: their labels are hook points")
+    return [site.model for site in sites]
 
 
 def _unfold(draft: _Draft, scales: dict[str, float]) -> None:

@@ -257,6 +257,22 @@ class TestLorsa:
                 formats.open(directory)
 
 
+def test_a_crosscoder_over_snapshots_needs_to_be_told_its_site(tmp_path: Path) -> None:
+    steps = ["step0", "step512", "step143000"]
+    directory = changed(copied("crosscoder_jumprelu", tmp_path), hook_points=steps)
+    with pytest.raises(ConfigError, match=r"labels of models or snapshots, say at which site, as site=6\.resid_post"):
+        formats.open(directory)
+    for site in ("6.resid_post", "blocks.6.hook_resid_post"):
+        found = formats.open(directory, site=site)
+        assert found.table["reads"] == [f"6.resid_post@{step}" for step in steps]
+        check(found.dictionary(), "crosscoder_jumprelu")
+    done = formats.convert(directory, tmp_path / "again", "llamascopium", site="6.resid_post")
+    assert "the site, 6.resid_post, which is the same in all models" in done.receipt.lost[0]
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["hook_points"] == steps
+    with pytest.raises(ConfigError, match="the choice of a site is for crosscoders"):
+        formats.open(GOLDEN / "sae_topk", site="6.resid_post")
+
+
 class TestBadFiles:
     @pytest.mark.parametrize(
         ("settings", "error", "message"),
