@@ -15,9 +15,10 @@
     batchtopk, matryoshka_batchtopk   in checkpoints of training alone: jumprelu at topk_threshold in every feature
 
 Activation scale. ``expected_average_only_in`` in a finished file says how it was trained, and is folded in already; its
-factor is not kept. A checkpoint is not folded: ``activation_scaler.json`` beside it holds the factor s, and with
-``covariance_whitening`` a matrix: read as SAELens itself exports the checkpoint. Then activations stay as in training
-(acts_scale = s), except that with rescaled norms SAELens' fold leaves them in raw units, and topk_threshold / s.
+factor is not kept. Some releases never were, and SAELens knows their factors by name: ``scale="0.42"`` folds one. A
+checkpoint is not folded: ``activation_scaler.json`` beside it holds the factor s, and with ``covariance_whitening`` a
+matrix: read as SAELens itself exports the checkpoint. Then activations stay as in training (acts_scale = s), except that
+with rescaled norms SAELens' fold leaves them in raw units, and topk_threshold / s.
 
 Traps. Without a version of at least 6 the flat keys of older files are meant (``formats.saelens_old``). A threshold may
 be negative, and then means 0. SAELens casts all tensors to cfg.json's dtype; here they stay as stored. Its
@@ -57,6 +58,7 @@ class SAELens(Layout):
     """A directory of SAELens 6, or a set of them."""
 
     name: ClassVar[str] = "saelens"
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"scale": ()}
 
     def evidence(self, folder: Folder) -> str | None:
         """Its two files, with a version of at least 6."""
@@ -79,7 +81,7 @@ class SAELens(Layout):
         version_of(config, folder.where(joined(entry, CONFIG)))
         details = (config.get("metadata") or {}).get("training_architecture_details") or {}
         check_keys(config, SETTINGS | OF_TRAINING | set(details), folder.where(joined(entry, CONFIG)))
-        return opened(self.name, folder, entry, config)
+        return opened(self.name, folder, entry, config, choices)
 
     def write(self, dictionary: Dictionary, directory: Path, about: About) -> Receipt:
         """What SAELens 6 loads; see ``formats.saelens_writing``."""

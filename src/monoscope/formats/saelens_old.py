@@ -9,8 +9,8 @@
 ``scaling_factor [F]``, where not all ones, corrected shrinkage after training:
 ``recon = (acts * scaling_factor) @ W_dec + b_dec``, only if finetuning_scaling_factor is true; it is folded into W_dec,
 and refused otherwise. Scores were never
-scaled by decoder norms. A checkpoint in the middle of a run with normalized activations is not usable: its factor is
-not in the files.
+scaled by decoder norms. A checkpoint in the middle of a run with normalized activations, and some releases, are not
+folded, and their factor is not in the files: ``scale="0.42"`` folds one.
 
 Source: SAELens 6.54, ``handle_pre_6_0_config`` and ``read_sae_components_from_disk``; 5.x, ``sae.py``.
 """
@@ -25,7 +25,7 @@ import torch
 from monoscope.core.errors import DataError
 from monoscope.formats.folder import Folder
 from monoscope.formats.layout import Layout
-from monoscope.formats.opened import About, Opened, check_shape
+from monoscope.formats.opened import Opened, check_shape
 from monoscope.formats.saelens import directories, version_of
 from monoscope.formats.saelens_reading import CONFIG, WEIGHTS, joined, opened
 
@@ -45,6 +45,7 @@ class SAELensOld(Layout):
     """A directory of SAELens before 6, or a set of them. Read only."""
 
     name: ClassVar[str] = "saelens_old"
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"scale": ()}
 
     def evidence(self, folder: Folder) -> str | None:
         """Its two files, with no version of at least 6."""
@@ -77,7 +78,7 @@ class SAELensOld(Layout):
                     )
                 tensors["W_dec"] = tensors["W_dec"].scaled_along(0, whole)
                 inferred.append("scaling_factor is folded into W_dec")
-        return opened(self.name, folder, entry, config, About(inferred=tuple(inferred)), tensors)
+        return opened(self.name, folder, entry, config, choices, inferred, tensors)
 
 
 def renewed(old: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:

@@ -6,8 +6,7 @@ What is folded is folded lazily, so that one feature can still be read alone; on
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,11 +45,12 @@ def opened(
     folder: Folder,
     entry: str,
     config: Mapping[str, Any],
-    about: About | None = None,
+    choices: Mapping[str, str] | None = None,
+    inferred: Sequence[str] = (),
     tensors: Mapping[str, Lazy] | None = None,
 ) -> Opened:
     """A dictionary whose configuration has the keys of version 6; ``tensors`` stand in for those of its file."""
-    return _Reading(layout, folder, entry, config, about or About(), tensors).opened()
+    return _Reading(layout, folder, entry, config, choices or {}, inferred, tensors).opened()
 
 
 class _Reading:
@@ -62,14 +62,15 @@ class _Reading:
         folder: Folder,
         entry: str,
         config: Mapping[str, Any],
-        about: About,
+        chosen: Mapping[str, str],
+        inferred: Sequence[str],
         tensors: Mapping[str, Lazy] | None,
     ) -> None:
         self.layout, self.folder, self.entry, self.config = layout, folder, entry, config
         self.where = folder.where(joined(entry, CONFIG))
         self.metadata: dict[str, Any] = config.get("metadata") or {}
-        self.inferred, self.warnings = list(about.inferred), list(about.warnings)
-        self.base, self.files = about, [joined(entry, CONFIG), joined(entry, WEIGHTS)]
+        self.chosen, self.inferred, self.warnings = dict(chosen), list(inferred), list[str]()
+        self.files = [joined(entry, CONFIG), joined(entry, WEIGHTS)]
         self.architecture = str(config.get("architecture"))
         if self.architecture == "temporal":
             raise DataError(
@@ -184,8 +185,12 @@ class _Reading:
         is_centered = bool(kwargs.get("center_writing_weights"))
         if said in NORMALIZERS:
             return NORMALIZERS[said]
-        if said == "expected_average_only_in" and not self.folder.has(joined(self.entry, SCALER)):
-            self.inferred.append("the activation scale is folded in, and its factor not known: acts_scale 1")
+        is_open = said == "expected_average_only_in" and not self.folder.has(joined(self.entry, SCALER))
+        if is_open and "scale" not in self.chosen:
+            self.inferred.append(
+                "the activation scale is folded in, and its factor not known; if FVU is absurd it is not, and scale = "
+                "sqrt(d) / mean norm folds it"
+            )
         return "center" if is_centered else None
 
     def canonical(self, center: bool) -> None:
@@ -216,23 +221,33 @@ class _Reading:
             parts["activation.threshold"] = parts.pop("threshold")
 
     def unscale(self, rescaled: bool, center: bool) -> None:
-        """Fold what ``activation_scaler.json`` says was done to activations in training."""
-        if not self.folder.has(joined(self.entry, SCALER)):
-            return
-        self.files.append(joined(self.entry, SCALER))
-        said, parts = self.folder.json(joined(self.entry, SCALER)), self.parts
-        if (factor := said.get("scaling_factor")) is not None:
-            if not isinstance(factor, (int, float)) or not (math.isfinite(factor) and factor > 0):
-                raise DataError(f"{self.folder.where(joined(self.entry, SCALER))}: scaling_factor is {factor!r}")
-            raw = {"b_enc", "threshold"} & parts.keys() if rescaled else set()
-            down = {"b_dec"} | (raw if rescaled else {"W_dec"})
-            parts |= {name: parts[name].scaled(1 / factor) for name in down & parts.keys()}
-            if not rescaled:
-                self.acts_scale = float(factor)
-                parts |= {"W_enc": parts["W_enc"].scaled(factor)} if "W_enc" in parts else {}
-        if said.get("has_whitening", True) and self.folder.has(joined(self.entry, WHITENING)):
+        """Fold what was done to activations in training, as ``activation_scaler.json`` or a choice says."""
+        said: dict[str, Any] = {}
+        if self.folder.has(name := joined(self.entry, SCALER)):
+            self.files.append(name)
+            said = self.folder.json(name)
+        if (factor := said.get("scaling_factor")) is None:
+            name, factor = "the choice of a scale", self.chosen.get("scale")
+        if factor is not None:
+            self.fold(factor, name, rescaled)
+        if said and said.get("has_whitening", True) and self.folder.has(joined(self.entry, WHITENING)):
             self.files.append(joined(self.entry, WHITENING))
             self.unwhiten(self.folder.tensors(joined(self.entry, WHITENING)), center)
+
+    def fold(self, said: Any, name: str, rescaled: bool) -> None:
+        """Fold an activation scale: in units of training, or with rescaled norms in raw ones, as SAELens does."""
+        try:
+            factor = float(said)
+        except (TypeError, ValueError):
+            factor = 0.0
+        if not (math.isfinite(factor) and factor > 0):
+            raise DataError(f"{self.where}: {name} says that scaling_factor is {said!r}")
+        parts = self.parts
+        down = {"b_dec", "b_enc", "threshold"} if rescaled else {"b_dec", "W_dec"}
+        parts |= {key: parts[key].scaled(1 / factor) for key in down & parts.keys()}
+        if not rescaled:
+            self.acts_scale = factor
+            parts |= {"W_enc": parts["W_enc"].scaled(factor)} if "W_enc" in parts else {}
 
     def unwhiten(self, whitening: Mapping[str, Lazy], center: bool) -> None:
         """Fold ``z = (x - mean) @ matrix`` and its inverse, which is ``acts @ (W_dec @ inverse)``."""
@@ -286,8 +301,7 @@ class _Reading:
         skipped = seqpos[0] if isinstance(seqpos, list) and seqpos and isinstance(seqpos[0], int) else None
         trained = {"text": metadata.get("dataset_path"), "architecture": metadata.get("training_architecture")}
         trained |= {"neuronpedia": metadata.get("neuronpedia_id"), "left_out": metadata.get("exclude_special_tokens")}
-        return replace(
-            self.base,
+        return About(
             where=self.folder.name,
             entry=self.entry,
             files=tuple(self.files),
@@ -299,6 +313,7 @@ class _Reading:
             published=published,
             inferred=tuple(self.inferred),
             warnings=tuple(self.warnings),
+            chosen=self.chosen,
             trained={name: value for name, value in trained.items() if value not in (None, [], False)},
         )
 

@@ -73,6 +73,21 @@ def test_checkpoints_of_saelens_are_in_units_of_training_unless_norms_were_resca
     assert formats.open(GOLDEN / "saelens/checkpoint_batchtopk_scaled").table["acts_scale"] == 1.0
 
 
+def test_an_activation_scale_that_no_file_says_is_a_choice(tmp_path: Path) -> None:
+    for case in ("checkpoint_standard", "checkpoint_topk"):
+        place = copied(f"saelens/{case}", tmp_path)
+        (place / "activation_scaler.json").unlink()
+        values = io(f"saelens/{case}")
+        opened = formats.open(place, scale="0.37")
+        torch.testing.assert_close(opened.dictionary()(values["x"]).recon, values["recon"], rtol=1e-5, atol=1e-5)
+        assert opened.about.chosen == {"scale": "0.37"}
+        bare = formats.open(place)
+        assert any("scale = sqrt(d) / mean norm" in words for words in bare.about.inferred)
+        assert not torch.allclose(bare.dictionary()(values["x"]).recon, values["recon"], rtol=0.1)
+        with pytest.raises(UserError, match="scaling_factor is 'large'"):
+            formats.open(place, scale="large")
+
+
 def test_names_of_modules_settle_what_hook_names_leave_unclear(tmp_path: Path) -> None:
     place = copied("saelens/jumprelu_transcoder", tmp_path)
     said = {
