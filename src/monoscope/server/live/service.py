@@ -41,7 +41,7 @@ class Live:
     def __init__(self, library: Library, worker: Worker, *, labels: Labels, most_characters: int) -> None:
         self.library, self.worker = library, worker
         self._labels, self._most_characters = labels, most_characters
-        self._n_streams = 0
+        self.n_streams = 0
 
     async def activate(self, asked: ActivateRequest) -> ActivateResponse:
         """The features of some dictionaries that fire on a text."""
@@ -73,10 +73,10 @@ class Live:
 
     def steer(self, asked: SteerRequest) -> AsyncGenerator[Event]:
         """Events of a steered generation. What is wrong with the request is raised at once."""
-        if self._n_streams >= MOST_STREAMS:
+        if self.n_streams >= MOST_STREAMS:
             raise ProblemError(
                 503,
-                f"{self._n_streams} generations are under way already",
+                f"{self.n_streams} generations are under way already",
                 expected=f"at most {MOST_STREAMS} at once",
                 hint="wait for one to end, or stop it",
                 headers={"Retry-After": "5"},
@@ -164,7 +164,7 @@ class Live:
             raise problem_of(error) from None
 
     async def _generation(self, body: dict[str, Any]) -> AsyncGenerator[Event]:
-        self._n_streams += 1
+        self.n_streams += 1
         messages = self.worker.stream("steer", body, seconds=SECONDS["steer"])
         try:
             async for message in messages:
@@ -172,7 +172,7 @@ class Live:
         except WorkerError as error:
             yield Event("error", problem_of(error).problem)
         finally:
-            self._n_streams -= 1
+            self.n_streams -= 1
             await messages.aclose()
 
     def _label(self, hits: list[dict[str, Any]], dictionary: str = "") -> None:

@@ -245,10 +245,11 @@ class Worker:
                 log.error("the worker sent what is no frame: %s", error)
                 process.kill()
         finally:
+            was_ready = self._ready.is_set()
             self._ready.clear()
             writer.close()
             await process.wait()
-            self._ended(process)
+            self._ended(process, was_ready=was_ready)
             first.set()
 
     def _take(self, told: Told, arrays: dict[str, np.ndarray]) -> None:
@@ -266,8 +267,8 @@ class Worker:
         else:
             pending.messages.put_nowait(Message(told.kind, told.name, told.body, arrays))
 
-    def _ended(self, process: Process) -> None:
-        """The process is gone: tell those who wait, and start another."""
+    def _ended(self, process: Process, *, was_ready: bool) -> None:
+        """The process is gone: tell those who wait, and start another, unless this one never got ready."""
         if self._is_closed:
             how = "the server is stopping"
         else:
@@ -283,7 +284,7 @@ class Worker:
         lived = time.monotonic() - self._born
         self._failures = 1 if lived > CALM else self._failures + 1
         self.state.set(phase="crashed", held=[], doing=None, message=f"the worker stopped ({how})")
-        if not self._is_closed:
+        if was_ready and not self._is_closed:
             self.state.restarts += 1
             self.start()
         self._announce()

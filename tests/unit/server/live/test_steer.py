@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
@@ -220,3 +221,22 @@ def test_strengths_that_are_no_numbers_are_refused(client, strength):
 def test_room_for_the_continuation_is_part_of_the_limit(client):
     found = run(client, {"feature": 1}, text="word " * 120, max_tokens=200)
     assert "with 200 to be generated" in found["error"][0]["detail"]
+
+
+def test_closing_the_connection_stops_the_generation(client):
+    edits = [{"dict": "topk", "feature": 1, "op": "add", "strength": 0.1}]
+    body = {"text": "import os", "edits": edits, "max_tokens": 240, "guard": False}
+    with client.stream("POST", "/steer", json=body) as response:
+        next(name for name, _, _ in events(response) if name == "steered.token")
+        assert client.state.live.n_streams == 1
+    until = time.monotonic() + 10
+    while client.state.live.n_streams or client.get("/worker").json()["doing"] is not None:
+        assert time.monotonic() < until, "it went on"
+        time.sleep(0.01)
+
+
+def test_too_many_generations_at_once_are_refused(client, monkeypatch):
+    monkeypatch.setattr(client.state.live, "n_streams", 8)
+    answer = client.post("/steer", json={"text": "x", "edits": [{"dict": "topk", "feature": 1}]})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"

@@ -192,11 +192,14 @@ def test_too_many_are_turned_away(target, monkeypatch):
 
 def test_a_worker_that_cannot_start_says_so(monkeypatch):
     monkeypatch.setattr(ends.sys, "executable", "/bin/false")
-    monkeypatch.setattr(ends, "BACK_OFF", 60.0)
+    monkeypatch.setattr(ends, "BACK_OFF", 0.01)
 
     async def body(worker: Worker) -> None:
-        with pytest.raises(Stopped):
-            await worker.ask("warm", {"targets": []}, seconds=5)
+        for _ in range(2):
+            with pytest.raises(Stopped, match="exit code 1"):
+                await worker.ask("warm", {"targets": []}, seconds=20)
+        await asyncio.sleep(0.2)
+        assert worker.state.restarts == 0, "nobody waits for it"
 
     with_worker(body)
 
