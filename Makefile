@@ -43,7 +43,8 @@ check: lint ui
 
 interop: $(INSTALLED)
 	@$(BIN)/python tests/interop/environments.py
-	@$(BIN)/python -m pytest -q tests/interop tests/unit/formats/test_formats_golden.py --interop
+	@$(BIN)/python -m pytest -q --interop tests/interop tests/unit/formats/test_formats_golden.py \
+		tests/unit/formats/test_formats_llamascopium.py tests/unit/formats/test_formats_circuit_tracer.py
 
 bench: $(INSTALLED)
 	@for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done

@@ -17,8 +17,8 @@
 Activation scale. ``expected_average_only_in`` in a finished file says how it was trained, and is folded in already; its
 factor is not kept. Some releases never were, and SAELens knows their factors by name: ``scale="0.42"`` folds one. A
 checkpoint is not folded: ``activation_scaler.json`` beside it holds the factor s, and with ``covariance_whitening`` a
-matrix: read as SAELens itself exports the checkpoint. Then activations stay as in training (acts_scale = s), except that
-with rescaled norms SAELens' fold leaves them in raw units, and topk_threshold / s.
+matrix: read as SAELens itself exports the checkpoint. Then activations stay as in training (acts_scale = s), except
+that with rescaled norms SAELens' fold leaves them in raw units, and topk_threshold / s.
 
 Traps. Without a version of at least 6 the flat keys of older files are meant (``formats.saelens_old``). A threshold may
 be negative, and then means 0. SAELens casts all tensors to cfg.json's dtype; here they stay as stored. Its
