@@ -15,10 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from monoscope.core.attention import AttentionWeights
 from monoscope.core.errors import ConfigError
 from monoscope.core.site import Site
-from monoscope.dictionaries import Lorsa, Recipe, load
+from monoscope.dictionaries import ActivationFunction, Lorsa, Recipe, Wiring, load
 from monoscope.dictionaries.initialize import Initialization, Origin, Sample
 from monoscope.dictionaries.variants import TopK
 from monoscope.models import LanguageModel
+from monoscope.training.downstream import origin_of
 
 IN, OUT = Site(0, "attn_in"), Site(0, "attn_out")
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi", "opt", "bert"]
@@ -238,6 +239,19 @@ def test_a_saved_one_reads_longer_contexts_than_it_was_trained_on(tmp_path: Path
     longer, _, _ = read(lm, some_tokens(lm, pos=60))
     assert torch.equal(back(longer).recon, lorsa.frozen()(longer).recon)
     torch.testing.assert_close(back.preacts(longer)[:, :8], back.preacts(longer[:, :8]), rtol=1e-4, atol=1e-5)
+
+
+def test_one_may_read_before_the_gain_of_its_norm_and_then_needs_to_be_told_its_form() -> None:
+    lm, out = model("llama"), Site(0, "attn_out")
+    before, after = Site(0, "attn_normalized"), Site(0, "attn_in")
+    assert origin_of(lm, (after,), (out,)).attention is not None
+    assert origin_of(lm, (before,), (out,)).attention is None, "its weights are for what the gain gives"
+    form = {"kind": "lorsa", "n_features": 8, "n_heads": 2, "attention": {"d_head": 4, "scale": 2.0}}
+    config, function = Wiring.from_dict(form), ActivationFunction.Config.from_dict({"kind": "topk", "k": 2})
+    assert config.build(function, (before,), (out,), {before: 6, out: 6}).reads == (before,)
+    for wrong in (Site(0, "resid_pre"), Site(1, "attn_normalized")):
+        with pytest.raises(ConfigError, match="lorsa decomposes one attention layer"):
+            config.build(function, (wrong,), (out,), {wrong: 6, out: 6})
 
 
 class Largest(TorchDispatchMode):

@@ -137,6 +137,11 @@ class Folder(ABC):
         return pickled(self.blob(name), allow)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a part of a name begins with a dot, save for the index of a checkpoint of torch.distributed."""
+    return any(part.startswith(".") for part in name.split("/")) and not name.endswith(".dcp/.metadata")
+
+
 class LocalFolder(Folder):
     """A directory on this machine, or the one of a file."""
 
@@ -173,8 +178,7 @@ class LocalFolder(Folder):
             if len(inside.parts) > MOST_DEPTH:
                 raise DataError(f"{self.name} is more than {MOST_DEPTH} directories deep; name one further in")
             folders[:] = [name for name in folders if not name.startswith(".")]
-            hidden = inside.suffix != ".dcp"  # a checkpoint of torch.distributed keeps its index in a .metadata
-            found += [(inside / name).as_posix() for name in files if not (hidden and name.startswith("."))]
+            found += [name for file in files if not is_hidden(name := (inside / file).as_posix())]
             if len(found) > MOST_FILES:
                 raise DataError(f"{self.name} holds more than {MOST_FILES:,} files; name a directory further in")
         return found

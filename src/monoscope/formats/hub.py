@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from monoscope.core.errors import HubError, nearest
 from monoscope.formats.blob import Blob, FileBlob
-from monoscope.formats.folder import MOST_FILES, TENSOR_FILES, Folder, LocalFolder
+from monoscope.formats.folder import MOST_FILES, TENSOR_FILES, Folder, LocalFolder, is_hidden
 from monoscope.formats.hub_file import (
     SCHEME,
     SMALL,
@@ -100,7 +100,7 @@ class HubFolder(Folder):
 
     def names(self) -> list[str]:
         """Relative paths of all files; what begins with a dot is left out."""
-        return [name for name in self._names if not any(part.startswith(".") for part in name.split("/"))]
+        return [name for name in self._names if not is_hidden(name)]
 
     def path(self, name: str) -> Path:
         """The file in the cache, fetched as a whole."""

@@ -49,8 +49,10 @@ SMALLEST, LARGEST = 1e-3, 1e6
 _SHARED = {
     "sae_type", "d_model", "expansion_factor", "use_decoder_bias", "act_fn", "norm_activation", "top_k",
     "sparsity_include_decoder_norm", "use_triton_kernel", "sparsity_threshold_for_triton_spmm_kernel",
-    "jumprelu_threshold_window", "device", "dtype", "skip_bos",
+    "jumprelu_threshold_window", "device", "dtype", "skip_bos", "sae_pretrained_name_or_path", "strict_loading",
+    "sparsity_threshold_for_csr", "promote_act_fn_dtype",
 }  # fmt: skip
+"""Settings that all have; the last ones are of lm-saes, and change nothing that is computed."""
 
 
 class Llamascopium(Layout):

@@ -86,6 +86,15 @@ def test_a_dictionary_is_loaded_from_the_hub_and_then_from_the_cache(hub: Hub, t
     assert Path(path).read_bytes() == repo.commits[repo.revisions["main"]]["config.toml"]
 
 
+def test_a_checkpoint_of_torch_distributed_has_its_hidden_index(hub: Hub) -> None:
+    golden = Path(__file__).parents[2] / "golden" / "llamascopium" / "transcoder_dcp"
+    files = {path.relative_to(golden).as_posix(): path.read_bytes() for path in golden.rglob("*") if path.is_file()}
+    hub.repo("org/checkpoint", files | {".gitattributes": b"x"})
+    opened = formats.open("hf://org/checkpoint")
+    assert ".gitattributes" not in open_hub("hf://org/checkpoint").names()
+    assert torch.equal(opened.tensors["W_dec"].read(), formats.open(golden).tensors["W_dec"].read())
+
+
 def test_directories_files_and_revisions(hub: Hub, tmp_path: Path) -> None:
     one, two = build("topk", seed=1), build("topk", seed=2)
     repo = hub.repo("org/set", files_of(one, tmp_path / "d", "layers.1/"))

@@ -273,6 +273,13 @@ def test_a_crosscoder_over_snapshots_needs_to_be_told_its_site(tmp_path: Path) -
         formats.open(GOLDEN / "sae_topk", site="6.resid_post")
 
 
+def test_settings_of_its_older_versions_that_change_nothing(tmp_path: Path) -> None:
+    settings = {"sae_pretrained_name_or_path": "", "strict_loading": True, "sparsity_threshold_for_csr": 0.05}
+    found = formats.open(changed(copied("sae_topk", tmp_path), **settings, skip_bos=True))
+    check(found.dictionary(), "sae_topk")
+    assert found.about.skip_first == 1
+
+
 class TestBadFiles:
     @pytest.mark.parametrize(
         ("settings", "error", "message"),
