@@ -8,7 +8,7 @@ monoscope            a bundle, of another tool's directory
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,25 +132,22 @@ def _of_list(workspace: Any, name: str, fingerprint: str) -> list[int]:
     return [item.feature for item in items]
 
 
-def take_in(workspace: Any, bundle: FeatureBundle, index: int, said: Said) -> bool:
-    """Add an explanation and its scores to a workspace, unless the same text by the same method is there."""
-    from monoscope.core.errors import DataError
-    from monoscope.features.workspace.records import ExplanationDraft, ScoreDraft
+def drafts(
+    bundle: FeatureBundle, said: Iterable[tuple[int, Said]]
+) -> Iterator[tuple[Any, Sequence[tuple[str, float]]]]:
+    """Explanations of a bundle's features, and their scores, as a workspace takes them in."""
+    from pydantic import ValidationError
 
-    if not 0 <= index < len(bundle):
-        raise DataError(f"feature {index} is explained, and the bundle has 0 to {len(bundle) - 1}")
+    from monoscope.core.errors import DataError
+    from monoscope.features.workspace.records import ExplanationDraft
+
     fingerprint = bundle.manifest["dictionary"]["fingerprint"]
-    draft = ExplanationDraft(
-        dictionary_fp=fingerprint,
-        feature=index,
-        text=said.text,
-        method=said.method or "imported",
-        judge=said.model or None,
-    )
-    known = workspace.explanations.of(fingerprint, index)
-    if any((row.text, row.method, row.judge) == (draft.text, draft.method, draft.judge) for row in known):
-        return False
-    row = workspace.explanations.create(draft)
-    for scorer, value in said.scores:
-        workspace.scores.create(ScoreDraft(explanation_id=row.id, scorer=scorer, value=value))
-    return True
+    for index, its in said:
+        if not 0 <= index < len(bundle):
+            raise DataError(f"feature {index} is explained, and the bundle has 0 to {len(bundle) - 1}")
+        whole = {"dictionary_fp": fingerprint, "feature": index, "text": its.text}
+        try:
+            draft = ExplanationDraft(**whole, method=its.method or "imported", judge=its.model or None)
+        except ValidationError as error:
+            raise DataError(f"the explanation of feature {index} cannot be kept: {error.errors()[0]['msg']}") from None
+        yield draft, its.scores

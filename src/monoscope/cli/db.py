@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from monoscope.cli.bundles import take_in
+from monoscope.cli.bundles import drafts
 from monoscope.cli.session import Force, Json, session, show
 
 db = typer.Typer(
@@ -81,17 +81,13 @@ def explain(
 ) -> None:
     """Take explanations and scores of delphi, Neuronpedia or JSON lines into a workspace; none is taken twice."""
     with session(as_json=as_json):
-        from monoscope.core.progress import progress
         from monoscope.features import FeatureBundle
         from monoscope.features.exchange import read_explanations
         from monoscope.features.workspace import Workspace
 
         opened = FeatureBundle.open(bundle)
-        with Workspace.open(workspace) as space, progress("take in explanations", None, "explanations") as bar:
-            new = 0
-            for index, said in read_explanations(source, place):
-                new += take_in(space, opened, index, said)
-                bar.advance(1)
+        with Workspace.open(workspace) as space:
+            new = space.explanations.add(drafts(opened, read_explanations(source, place)))
             show({"workspace": _plain(workspace), "explanations": new}, as_json=as_json)
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt32
 
-from monoscope.features.search.derived import Arrays, slices
+from monoscope.features.search.derived import Arrays, spans
 from monoscope.features.search.records import Match
 from monoscope.features.search.tokens import strongest
 
-MOST_PLACES, MOST_LOOKED = 4000, 40_000
+MOST_PLACES, MOST_LOOKED, MOST_CONTEXTS = 4000, 20_000, 200_000
 WORD = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_") | frozenset(range(128, 256))
 AROUND = 70  # characters of a snippet on each side of the match
 
@@ -36,35 +36,55 @@ class Corpus:
         if not wanted.strip(b" \t"):
             return [], False
         places = self._places(wanted, whole)
-        if len(places) == 0:
-            return [], False
-        token, sequence = self.arrays["token"], self.arrays["sequence"]
+        token, peak = self.arrays["token"], self.arrays["context.peak"]
         first = np.searchsorted(token, places, side="right") - 1
         last = np.searchsorted(token, places + len(wanted), side="left")
-        at, which = slices(self.arrays["context.offset"], np.searchsorted(sequence, first, side="right") - 1)
-        start, stop = self.arrays["context.start"][at], self.arrays["context.stop"][at]
-        inside = (start <= first[which]) & (last[which] <= stop)
-        at, which = at[inside], which[inside]
-        peak = self.arrays["context.peak"][at]
-        is_peak = (first[which] <= peak) & (peak < last[which])
-        return self._matches(at, which, is_peak, places, len(wanted), limit), len(places) == MOST_PLACES
+        low, high = _before(peak, first), _before(peak, last)
+        at, which = spans(low, high)
+        peaks = self._counts(at)
+        if np.count_nonzero(peaks) >= limit:
+            windows = peaks
+        else:
+            near, of = self._around(first, last)
+            windows = peaks + self._counts(near)
+            at, which = np.concatenate([at, near]), np.concatenate([which, of])
+        score = np.where(windows > 0, 0.9 * peaks / (peaks + 2) + 0.1 * windows / (windows + 5), 0.0)
+        return self._matches(score, at, which, places, len(wanted), limit), len(places) == MOST_PLACES
+
+    def warm(self) -> None:
+        """Make ready what the first query would wait for."""
+        _ = self._lowered, self._reach
+
+    def _around(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Contexts that hold a match away from their strongest token, of as many matches as can be looked at."""
+        peak = self.arrays["context.peak"]
+        low, high = _before(peak, first - self._reach), _before(peak, last + self._reach)
+        some = np.cumsum(high - low) <= MOST_CONTEXTS
+        some[:1] = True
+        at, which = spans(low[some], high[some])
+        inside = (self.arrays["context.start"][at] <= first[which]) & (last[which] <= self.arrays["context.stop"][at])
+        inside &= (peak[at] < first[which]) | (peak[at] >= last[which])
+        return at[inside], which[inside]
+
+    def _counts(self, at: np.ndarray) -> np.ndarray:
+        return np.bincount(self.arrays["context.feature"][at], minlength=self.n_features)
 
     def _matches(
-        self, at: np.ndarray, which: np.ndarray, is_peak: np.ndarray, places: np.ndarray, length: int, limit: int
+        self, score: np.ndarray, at: np.ndarray, which: np.ndarray, places: np.ndarray, length: int, limit: int
     ) -> list[Match]:
-        feature = self.arrays["context.feature"][at].astype(np.int64)
-        peaks = np.bincount(feature, weights=is_peak, minlength=self.n_features)
-        windows = np.bincount(feature, minlength=self.n_features)
-        score = np.where(windows > 0, 0.9 * peaks / (peaks + 2) + 0.1 * windows / (windows + 5), 0.0)
-        example = np.full(self.n_features, -1)
-        order = np.lexsort((-np.arange(len(at)), is_peak))  # the first at a peak is written last, and stays
-        example[feature[order]] = order
-        found = []
-        for number in strongest(score, limit).tolist():
-            row = example[number]
-            snippet, ranges = self._snippet(int(at[row]), int(places[which[row]]), length)
-            found.append(Match(number, "context", float(score[number]), snippet, ranges))
-        return found
+        features = self.arrays["context.feature"][at]
+        best = strongest(score, limit)
+        order = np.argsort(features, kind="stable")  # of a feature's contexts the first: one with the match at its peak
+        example = order[np.searchsorted(features, best, sorter=order)]
+        return [
+            Match(
+                feature,
+                "context",
+                float(score[feature]),
+                *self._snippet(int(at[row]), int(places[which[row]]), length),
+            )
+            for feature, row in zip(best.tolist(), example.tolist(), strict=True)
+        ]
 
     def _snippet(self, context: int, place: int, length: int) -> tuple[str, tuple[tuple[int, int], ...]]:
         token = self.arrays["token"]
@@ -88,9 +108,20 @@ class Corpus:
         return np.array(found, np.int64)
 
     @cached_property
+    def _reach(self) -> int:
+        """Tokens between a context's strongest one and its farthest, at most."""
+        peak, start, stop = (self.arrays[f"context.{name}"].astype(np.int64) for name in ("peak", "start", "stop"))
+        return int(np.maximum(peak - start, stop - peak).max(initial=0))
+
+    @cached_property
     def _text(self) -> bytes:
         return (self.arrays.path / "text.bin").read_bytes()
 
     @cached_property
     def _lowered(self) -> bytes:
         return self._text.lower()
+
+
+def _before(peak: UInt32[np.ndarray, " c"], token: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """How many contexts have their strongest token before these. The type is the array's, or all of it is converted."""
+    return np.searchsorted(peak, np.maximum(token, 0).astype(np.uint32))

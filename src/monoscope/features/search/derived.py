@@ -11,13 +11,14 @@ context.offset i64 [S + 1], .feature, .start, .stop, .peak u32 [c]   contexts by
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from jaxtyping import Float32, Int64
+from jaxtyping import Float16, Float32, Int64
 
 from monoscope.core.errors import DataError
 from monoscope.core.io import output_directory, read_manifest, write_manifest
@@ -83,13 +84,10 @@ class Arrays:
         return (self.path / f"{name}.npy").is_file()
 
 
-def slices(
-    offset: Int64[np.ndarray, " n"], rows: Int64[np.ndarray, " m"]
-) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
-    """Places of several rows of an inverted index, one behind the other, and which of ``rows`` each is of."""
-    start, stop = offset[rows], offset[rows + 1]
+def spans(start: Int64[np.ndarray, " m"], stop: Int64[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers of several ranges, one range behind the other, and which range each is of."""
     lengths = stop - start
-    which = np.repeat(np.arange(len(rows)), lengths)
+    which = np.repeat(np.arange(len(start)), lengths)
     first = np.repeat(start - (np.cumsum(lengths) - lengths), lengths)
     return first + np.arange(len(which)), which
 
@@ -121,9 +119,25 @@ def _tokens(bundle: FeatureBundle, out: Path) -> None:
 
 
 def _norms(bundle: FeatureBundle, out: Path) -> None:
-    directions = bundle.directions()
+    directions = mapped_directions(bundle)
     if directions is not None:
         _save(out, "norm", np.concatenate([np.linalg.norm(block, axis=1) for _, block in blocks(directions)]))
+
+
+def mapped_directions(bundle: FeatureBundle) -> Float16[np.ndarray, "F d"] | None:
+    """Feature directions mapped from their file, none of them read; None where the bundle has none.
+
+    A safetensors file is the length of its header, u64, the header in JSON, and the tensors.
+    """
+    path = bundle.path / "decoder.safetensors"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))["W_dec"]
+    if entry["dtype"] != "F16" or len(entry["shape"]) != 2:
+        raise DataError(f"{path} holds directions of type {entry['dtype']} and shape {entry['shape']}, not F16 [F, d]")
+    return np.memmap(path, np.float16, "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
 
 
 def blocks(directions: np.ndarray) -> Iterator[tuple[int, Float32[np.ndarray, "n d"]]]:
@@ -142,7 +156,6 @@ def _contexts(bundle: FeatureBundle, out: Path) -> None:
     # A NUL after each sequence keeps a match from running into the next one.
     place += np.searchsorted(sequence[1:], np.arange(len(place)), side="right")
     _save(out, "token", place)
-    _save(out, "sequence", sequence)
     with (out / "text.bin").open("wb") as file:
         for row, n in zip(tokens, length, strict=True):
             file.write(b"".join(spelled[token] for token in row[:n].tolist()).replace(b"\0", b" ") + b"\0")
@@ -158,9 +171,8 @@ def _context_places(bundle: FeatureBundle, out: Path, sequence: Int64[np.ndarray
         kept = columns["interval"] > NEGATIVE
         seq = columns["seq"][kept].astype(np.int64)
         places = (columns[name][kept].astype(np.int64) + sequence[seq] for name in ("start", "stop", "max_pos"))
-        parts.append([seq, columns["feature"][kept], *(place.astype(np.uint32) for place in places)])
-    seq, *columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(seq, kind="stable")
-    _save(out, "context.offset", np.searchsorted(seq[order], np.arange(len(sequence))).astype(np.int64))
+        parts.append([columns["feature"][kept], *(place.astype(np.uint32) for place in places)])
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    order = np.argsort(columns[-1], kind="stable")
     for name, column in zip(("feature", "start", "stop", "peak"), columns, strict=True):
         _save(out, f"context.{name}", column[order])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from monoscope.core.errors import ConfigError
-from monoscope.features.search.directions import alike, direction
+from monoscope.features.search.directions import alike
 from monoscope.features.search.lines import phrase_query, words_query
 from monoscope.features.search.query import Asked
 from monoscope.features.search.records import Match, cut
@@ -145,11 +145,11 @@ def _like(text: str, chosen: list[Searched], limit: int) -> dict[str, list[Match
     if source is None or feature >= len(source.bundle):
         where = f"in {source.name}" if source else f"among {', '.join(one.name for one in chosen) or 'no dictionaries'}"
         raise ConfigError(f"there is no feature {text.strip()} {where}")
-    wanted = direction(source.bundle, feature)
-    if wanted is None:
+    if source.directions is None:
         raise ConfigError(f"{source.name} carries no directions")
+    wanted = source.directions[feature].astype(np.float32)
     return {
-        one.name: alike(one.bundle, one.arrays, wanted, limit, but=feature if one is source else None)
+        one.name: alike(one.directions, one.arrays["norm"], wanted, limit, but=feature if one is source else None)
         for one in chosen
-        if one.arrays is not None
+        if one.arrays is not None and one.directions is not None
     }

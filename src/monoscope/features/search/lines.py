@@ -136,6 +136,10 @@ class LineIndex:
         """Serial of the labels that are indexed."""
         return self._serial(fingerprint)
 
+    def serials(self) -> dict[str, int]:
+        """Serials of the labels that are indexed, by dictionary."""
+        return dict(self._connection().execute("SELECT fingerprint, serial FROM dictionaries"))
+
     def search(self, fingerprints: Iterable[str], query: str, limit: int) -> dict[str, list[Match]]:
         """Lines that match an FTS5 query, by dictionary: best first, or what fires most first where there are many."""
         known = [fingerprint for fingerprint in fingerprints if fingerprint in self._numbers]

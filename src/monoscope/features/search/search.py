@@ -46,7 +46,7 @@ class Search:
     def modes(self) -> tuple[Mode, ...]:
         """What can be asked now."""
         absent = {"semantic"} if self.index.meaning is None else set()
-        if not any(one.bundle.directions() is not None for one in self.searched.values()):
+        if not any(one.directions is not None for one in self.searched.values()):
             absent.add("like")
         return tuple(mode for mode in MODES if mode not in absent)
 
@@ -66,7 +66,7 @@ class Search:
         return [name for name, one in list(self.searched.items()) if self._missing(one)]
 
     def prepare(self, names: Iterable[str] | None = None) -> None:
-        """Make what is missing or stale for these dictionaries, or for all, with progress."""
+        """Make what is missing or stale for these dictionaries, or for all, with progress; read what queries use."""
         for name in list(self.searched) if names is None else names:
             one = self._one(name)
             if not one.open(self.root):
@@ -75,6 +75,8 @@ class Search:
             self.index.lines.refresh(one.fingerprint)
             if self.index.meaning is not None:
                 self.index.meaning.rows([text for _, _, text in one.sheet().lines], make=True)
+            one.warm()
+            self.workspace.labels.all(one.fingerprint)
 
     def query(
         self,
@@ -120,17 +122,20 @@ class Search:
     def _catch_up(self, chosen: list[Searched]) -> list[str]:
         """Index what little changed; say what is behind."""
         notes = []
+        latest, indexed = self.workspace.labels.serials(), self.index.lines.serials()
         for one in chosen:
+            if not one.open(self.root):
+                notes.append(f"tokens and contexts of {one.name} are not indexed yet")
+            if latest.get(one.fingerprint, 0) == indexed.get(one.fingerprint, 0):
+                continue
             behind = self.index.lines.behind(one.fingerprint)
             if behind is None or behind > AT_ONCE:
                 notes.append(f"the labels of {one.name} are not all indexed yet")
-            elif behind:
-                try:
-                    self.index.lines.refresh(one.fingerprint)
-                except BusyError:
-                    notes.append(f"the latest labels of {one.name} are being indexed")
-            if not one.open(self.root):
-                notes.append(f"tokens and contexts of {one.name} are not indexed yet")
+                continue
+            try:
+                self.index.lines.refresh(one.fingerprint)
+            except BusyError:
+                notes.append(f"the latest labels of {one.name} are being indexed")
         return notes
 
     def _hits(self, found: dict[str, list[Match]], labeled: bool | None) -> list[Hit]:

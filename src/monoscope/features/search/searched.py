@@ -37,6 +37,7 @@ class Searched:
     def __init__(self, name: str, bundle: FeatureBundle, index: Index) -> None:
         self.name, self.bundle, self.index = name, bundle, index
         self.fingerprint = str(bundle.manifest["dictionary"]["fingerprint"])
+        self.directions = derived.mapped_directions(bundle)
         self.arrays: derived.Arrays | None = None
         self.tokens: TokenIndex | None = None
         self.corpus: Corpus | None = None
@@ -53,6 +54,14 @@ class Searched:
                 self.corpus = Corpus(arrays, len(self.bundle)) if "context.feature" in arrays else None
                 self.arrays = arrays
             return self.arrays is not None
+
+    def warm(self) -> None:
+        """Make ready what the first query would wait for."""
+        self.sheet().warm()
+        if self.tokens is not None:
+            self.tokens.warm()
+        if self.corpus is not None:
+            self.corpus.warm()
 
     def sheet(self) -> Sheet:
         """Its lines, as they are indexed now."""

@@ -27,6 +27,10 @@ class Sheet:
     def __init__(self, serial: int, lines: list[tuple[int, Why, str]]) -> None:
         self.serial, self.lines = serial, lines
 
+    def warm(self) -> None:
+        """Make ready what the first query would wait for."""
+        _ = self._text, self._starts, self.table
+
     @cached_property
     def _text(self) -> str:
         return END.join(_lower(text) for _, _, text in self.lines)

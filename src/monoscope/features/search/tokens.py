@@ -11,7 +11,7 @@ from jaxtyping import Int64
 
 from monoscope.features.bundle import FeatureBundle
 from monoscope.features.search.database import Database
-from monoscope.features.search.derived import Arrays, slices
+from monoscope.features.search.derived import Arrays, spans
 from monoscope.features.search.records import Match
 
 MOST_TOKENS = 2000  # of the vocabulary, that one query names
@@ -53,17 +53,19 @@ class TokenIndex:
 
     def logits(self, tokens: dict[int, float], limit: int) -> list[Match]:
         """Features whose direction raises or lowers the logits of these tokens, by how much."""
-        top = max((float(self.arrays[f"{kind}.value"].max(initial=0)) for kind in ("raises", "lowers")), default=0)
-        return self._features(tokens, ("raises", "lowers"), limit, top or 1.0)
+        return self._features(tokens, ("raises", "lowers"), limit, self._strongest_logit)
 
     def _features(self, tokens: dict[int, float], kinds: tuple[str, ...], limit: int, unit: float) -> list[Match]:
+        if not tokens:
+            return []
         named = np.array(sorted(tokens), np.int64)
         strength = np.array([tokens[token] for token in named.tolist()], np.float32)
         score = np.zeros(len(self.bundle), np.float32)
         best = np.zeros(len(self.bundle), np.float32)
         token_of = np.zeros(len(self.bundle), np.int64)
         for kind in kinds:
-            places, which = slices(self.arrays[f"{kind}.offset"], named[named < len(self.arrays[f"{kind}.offset"]) - 1])
+            offset = self.arrays[f"{kind}.offset"]
+            places, which = spans(offset[named], offset[named + 1])
             features = self.arrays[f"{kind}.feature"][places].astype(np.int64)
             value = self.arrays[f"{kind}.value"][places] / unit * strength[which]
             np.add.at(score, features, value)
@@ -79,6 +81,14 @@ class TokenIndex:
     def _shown(self, token: int) -> tuple[str, tuple[tuple[int, int], ...]]:
         text = self.bundle.vocabulary[token]
         return text, ((0, len(text)),)
+
+    def warm(self) -> None:
+        """Make ready what the first query would wait for."""
+        _ = self._same, self._alike, self._sorted, self._strongest_logit
+
+    @cached_property
+    def _strongest_logit(self) -> float:
+        return max(float(self.arrays[f"{kind}.value"].max(initial=0)) for kind in ("raises", "lowers")) or 1.0
 
     @cached_property
     def _same(self) -> dict[str, list[int]]:

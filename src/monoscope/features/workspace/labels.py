@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from sqlalchemy import distinct, func, select, union, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from monoscope.core.progress import progress
 from monoscope.features.workspace.records import (
     BestLabel,
     Explanation,
@@ -140,6 +141,13 @@ class LabelStore(Store[LabelDraft, Label]):
         """Number of the latest change to a dictionary's labels and explanations; 0 before the first."""
         return self.state(dictionary_fp)[0]
 
+    def serials(self) -> dict[str, int]:
+        """Number of the latest change to each dictionary's labels and explanations."""
+        with self.database.reading() as session:
+            return {
+                fp: serial for fp, serial in session.execute(select(DictionaryRow.fingerprint, DictionaryRow.serial))
+            }
+
     def changes(self, dictionary_fp: str, since: int) -> tuple[int, list[int] | None]:
         """The latest serial, and the features that changed after ``since``; None where all must be read again."""
         latest, purged = self.state(dictionary_fp)
@@ -188,6 +196,17 @@ class ExplanationStore(Store[ExplanationDraft, Explanation]):
         """Explanations of a feature, the best first, those without a score last."""
         rows = self.page(dictionary_fp=dictionary_fp, feature=feature, limit=1000)
         return sorted(rows, key=lambda row: (row.score is None, -(row.score or 0.0), row.id))
+
+    def add(self, rows: Iterable[tuple[ExplanationDraft, Sequence[tuple[str, float]]]]) -> int:
+        """Add many explanations with their scores, each at most once; returns how many were new."""
+        from monoscope.features.workspace.bulk import add_explanations
+
+        with progress("take in explanations", None, "explanations") as bar:
+            new = 0
+            for read, added in add_explanations(self.database, rows):
+                new += added
+                bar.advance(read, new=new)
+            return new
 
     def _derived(self, session: Session, draft: ExplanationDraft) -> dict[str, Any]:
         return {"serial": next_serial(session, draft.dictionary_fp)}

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
+from monoscope.core.progress import silent
 from monoscope.features.workspace import MissingError, Workspace
 from monoscope.features.workspace.records import BestLabel, ExplanationDraft, LabelDraft, ScoreDraft
 from monoscope.features.workspace.ulid import ulid
@@ -68,6 +69,24 @@ def test_an_explanations_score_is_the_mean_of_its_scorers_latest(workspace: Work
         workspace.scores.create(ScoreDraft(explanation_id=ulid(), scorer="s", value=1.0))
     explain(workspace, "better", 0.95)
     assert [row.text for row in workspace.explanations.of(FP, 1)] == ["better", "x"]
+
+
+def test_many_explanations_are_added_at_once_and_each_once(workspace: Workspace) -> None:
+    def draft(feature: int, text: str, dictionary_fp: str = FP) -> ExplanationDraft:
+        return ExplanationDraft(dictionary_fp=dictionary_fp, feature=feature, text=text, method="m")
+
+    rows = [(draft(i, f"text {i}"), [("fuzz", 0.5), ("detection", 1.0), ("fuzz", 0.75)]) for i in range(1200)]
+    rows += [(draft(0, "text 0"), []), (draft(0, "another"), []), (draft(0, "text 0", OTHER), [])]
+    with silent():
+        assert workspace.explanations.add(rows) == 1202
+        assert workspace.labels.serial(FP) == 2, "one for each transaction"
+        assert workspace.explanations.add([*rows, (draft(1300, "later"), [])]) == 1
+    first, second = workspace.explanations.of(FP, 0)
+    assert (first.text, first.score, second.text, second.score) == ("text 0", 0.875, "another", None)
+    assert [(row.scorer, row.value) for row in workspace.scores.of(first.id)][1] == ("detection", 1.0)
+    assert len(workspace.labels.all(FP)) == 1201
+    assert workspace.labels.all(FP)[1300].text == "later"
+    assert workspace.labels.counts() == {FP: 1201, OTHER: 1}
 
 
 def test_a_label_of_an_explanation_names_it() -> None:
