@@ -53,6 +53,7 @@ class Served:
     address: str
     url: str
     token: str
+    admitted: dict[str, Any] | None = None  # cookies of a browser that was let in
 
 
 def serve(paths: list[Path], workspace: Path, *settings: str) -> Served:
@@ -171,8 +172,12 @@ Visit = Callable[..., Page]
 
 
 @pytest.fixture
-def visit(browser: Browser, server: Served, watch: Watch) -> Iterator[Visit]:
-    """Opens a page of the interface in a fresh profile, let in by the token, and waits until it is at rest."""
+def visit(browser: Browser, server: Served, watch: Watch, start: Callable[..., Served]) -> Iterator[Visit]:
+    """Opens a page of the interface in a fresh profile, let in by the token, and waits until it is at rest.
+
+    Pages close before the servers that ``start`` started do.
+    """
+    del start
     contexts = []
 
     def open_page(
@@ -182,14 +187,17 @@ def visit(browser: Browser, server: Served, watch: Watch) -> Iterator[Visit]:
             color_scheme=theme,  # type: ignore[arg-type]
             viewport={"width": size[0], "height": size[1]},
             reduced_motion="reduce",
+            storage_state=at.admitted,  # type: ignore[arg-type]
         )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
         watch.page(page, at.address)
-        page.goto(at.url)
-        if path != "/":
-            page.goto(at.address + path)
+        if at.admitted is None:
+            page.goto(at.url)
+            settle(page)
+            at.admitted = {"cookies": context.cookies(), "origins": []}
+        page.goto(at.address + path)
         settle(page)
         return page
 

@@ -108,6 +108,27 @@ function match(pattern: string[], parts: string[]): Record<string, string> | nul
 
 export const router = new Router();
 
+/**
+ * Where a page stands: its parameters and its query. While another page is being loaded, what it was: a page that is
+ * about to go does not ask for what the next address says.
+ */
+export function ownPlace(name: string): { readonly params: Record<string, string>; readonly query: URLSearchParams } {
+  let held = { params: {} as Record<string, string>, query: new URLSearchParams() };
+  const place = $derived.by(() => {
+    const { route, params } = router.place(router.path);
+    if (route?.name === name) held = { params, query: router.query };
+    return held;
+  });
+  return {
+    get params() {
+      return place.params;
+    },
+    get query() {
+      return place.query;
+    },
+  };
+}
+
 /** Address of a page of the interface: href('/d/x', {sort: '-density'}). Empty values are left out. */
 export function href(path: string, query: Changes = {}): string {
   const url = new URL(base);

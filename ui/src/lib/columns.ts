@@ -61,7 +61,7 @@ export function tableColumns(names: readonly string[], known: readonly Column[])
     return {
       name,
       title: title(name),
-      width: name === 'label' ? 'minmax(10rem, 3fr)' : name === 'feature' ? '4.5rem' : text ? 'minmax(7rem, 1fr)' : 'minmax(5.5rem, 0.6fr)',
+      width: name === 'label' ? 'minmax(10rem, 3fr)' : name === 'feature' ? '4.5rem' : text ? 'minmax(7rem, 1fr)' : 'minmax(6.5rem, 0.6fr)',
       sorts: column?.type !== 'texts',
       ...(numeric ? { align: 'right' as const } : {}),
       ...(column?.help ? { help: column.help } : {}),
