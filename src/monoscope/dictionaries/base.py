@@ -21,6 +21,7 @@ from monoscope.core.batch import ActivationBatch
 from monoscope.core.config import Config
 from monoscope.core.errors import ConfigError, MismatchError
 from monoscope.core.io import fingerprint_tensors
+from monoscope.core.notebook import described
 from monoscope.core.site import Site
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.step import Step
@@ -225,6 +226,20 @@ class Dictionary(nn.Module, ABC):
             self.rescale_(scales_in, scales_out)
         scales = tuple(scales_in.tolist())
         self.acts_scale = scales[0] if len(scales) == 1 else scales
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what the dictionary is, and how it was trained."""
+        shape, source = self.config_dict(), self.provenance.get("source", {})
+        return described(
+            f"{type(self).__name__} of {self.n_features:,} features",
+            {
+                "reads": [str(site) for site in self.reads],
+                "writes": None if self.writes == self.reads else [str(site) for site in self.writes],
+                **{f"{part}": ", ".join(f"{k} {v}" for k, v in shape[part].items()) for part in ("wiring", "function")},
+                "trained on": source.get("model", {}).get("name"),
+                "tokens": self.provenance.get("training", {}).get("tokens"),
+            },
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights."""

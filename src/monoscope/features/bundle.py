@@ -75,6 +75,12 @@ class FeatureBundle:
         site = ", ".join(dictionary["writes"])
         return f"FeatureBundle({str(self.path)!r}, {len(self):,} features of {self.manifest['model']['id']} at {site})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from monoscope.features.notebook import bundle_html
+
+        return bundle_html(self)
+
     @cached_property
     def features(self) -> pa.Table:
         """The scalars of all features, one row each, in order."""

@@ -144,6 +144,12 @@ class Feature:
         """Contexts of one interval, strongest first."""
         return tuple(context for context in self.contexts if context.interval == number)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from monoscope.features.notebook import feature_html
+
+        return feature_html(self)
+
     def __repr__(self) -> str:
         top = ", ".join(repr(token.text) for token in self.tokens[:3])
         return f"Feature({self.index}, density={self.density:.2g}, max_act={self.max_act:.3g}, tokens=[{top}])"
