@@ -81,8 +81,11 @@ class DictionaryLearning(Layout):
         if not entries or not folder.has(name):
             return None
         trainer = folder.json(name).get("trainer")
-        said = trainer.get("dict_class") if isinstance(trainer, dict) else None
-        return f"{WEIGHTS}, and {CONFIG} with the class {said}" if said else None
+        if not isinstance(trainer, dict) or not {"dict_class", "activation_dim", "dict_size"} & trainer.keys():
+            return None
+        return f"{WEIGHTS}, and {CONFIG} with a trainer" + (
+            f" of {kind}" if (kind := trainer.get("dict_class")) else ""
+        )
 
     def entries(self, folder: Folder) -> list[str]:
         """The directory itself, or those of a run; a file that was named, such as one of its checkpoints."""

@@ -16,6 +16,7 @@ from monoscope.core.site import Site
 from monoscope.formats.folder import Folder
 from monoscope.formats.foreign_sites import site_named
 from monoscope.formats.lazy import Lazy
+from monoscope.formats.lens_models import hub_model
 from monoscope.formats.opened import About, Opened, check_shape, check_tensors
 
 CONFIG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
@@ -305,7 +306,7 @@ class _Reading:
             where=self.folder.name,
             entry=self.entry,
             files=tuple(self.files),
-            model=metadata.get("model_name"),
+            model=None if (model := metadata.get("model_name")) is None else hub_model(str(model)),
             library=f"SAELens {version}" if version else "SAELens",
             prepend_bos=metadata.get("prepend_bos"),
             context_length=metadata.get("context_size"),
@@ -314,6 +315,7 @@ class _Reading:
             inferred=tuple(self.inferred),
             warnings=tuple(self.warnings),
             chosen=self.chosen,
+            origins={"model": f"{model} in {CONFIG}"} if model else {},
             trained={name: value for name, value in trained.items() if value not in (None, [], False)},
         )
 

@@ -30,6 +30,7 @@ from monoscope.dictionaries.normalizer import EPS
 from monoscope.dictionaries.variants.pursuit import Pursuit
 from monoscope.formats.foreign_sites import model_of
 from monoscope.formats.layout import Receipt
+from monoscope.formats.lens_models import lens_model
 from monoscope.formats.opened import About
 from monoscope.formats.plain import Plain, plain
 from monoscope.formats.saelens_reading import CONFIG, NORMALIZERS, WEIGHTS
@@ -152,7 +153,7 @@ def _metadata(dictionary: Dictionary, about: About, receipt: Receipt) -> dict[st
     metadata: dict[str, Any] = {
         "sae_lens_version": VERSION,
         "sae_lens_training_version": None,
-        "model_name": model,
+        "model_name": None if model is None else lens_model(model),
         "model_class_name": "HookedTransformer",
         "hook_head_index": None,
         "context_size": about.context_length,

@@ -18,6 +18,7 @@ from monoscope.core.errors import UserError
 from monoscope.core.site import Site
 from monoscope.formats.blob import FileBlob
 from monoscope.formats.check import check
+from monoscope.formats.lens_models import hub_model, lens_model
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -50,13 +51,39 @@ def io(case: str) -> dict[str, Tensor]:
 
 def test_saelens_says_model_text_and_what_was_measured() -> None:
     about = formats.open(GOLDEN / "saelens/standard").about
-    assert (about.model, about.prepend_bos, about.context_length) == ("gpt2-small", True, 128)
+    assert (about.model, about.prepend_bos, about.context_length) == ("openai-community/gpt2", True, 128)
     assert about.library == "SAELens 6.54.12"
     fired = (io("saelens/standard")["acts"] > 0).float().sum(1).mean().item()
     assert about.published["l0"] == pytest.approx(fired, rel=1e-5)
     trained = formats.open(GOLDEN / "saelens/trained_topk/final").about
     assert trained.published["l0"] == pytest.approx(3, abs=1e-3)
     assert trained.trained["architecture"] == "topk"
+
+
+@pytest.mark.parametrize(
+    ("said", "hub"),
+    [
+        ("gpt2-small", "openai-community/gpt2"),
+        ("gpt2", "openai-community/gpt2"),
+        ("gpt2-xl", "openai-community/gpt2-xl"),
+        ("pythia-70m-deduped", "EleutherAI/pythia-70m-deduped"),
+        ("gemma-2-2b-it", "google/gemma-2-2b-it"),
+        ("gemma-2b", "google/gemma-2b"),
+        ("gemma-3-1b-pt", "google/gemma-3-1b-pt"),
+        ("qwen3-0.6b", "Qwen/Qwen3-0.6B"),
+        ("qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct"),
+        ("llama-3.2-1b", "meta-llama/Llama-3.2-1B"),
+        ("Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("mistral-7b", "mistralai/Mistral-7B-v0.1"),
+        ("phi-1_5", "microsoft/phi-1_5"),
+        ("google/gemma-2-9b", "google/gemma-2-9b"),
+        ("https://huggingface.co/gpt2", "openai-community/gpt2"),
+        ("my-own-model", "my-own-model"),
+    ],
+)
+def test_models_have_the_names_of_the_hub(said: str, hub: str) -> None:
+    assert hub_model(said) == hub
+    assert hub_model(lens_model(hub)) == hub
 
 
 def test_what_no_file_says_is_said_to_be_inferred() -> None:
@@ -151,6 +178,14 @@ def test_dictionary_learning_takes_the_site_from_a_directory_or_a_choice(tmp_pat
     with pytest.raises(UserError, match=r"say site = '3\.resid_post'"):
         formats.open(unknown)
     assert formats.open(unknown, site="3.mlp_out").table["reads"] == ["3.mlp_out"]
+
+
+def test_an_older_run_that_names_no_class_is_told_by_its_tensors(tmp_path: Path) -> None:
+    place = copied("dictionary_learning/autoencoder/trainer_0", tmp_path)
+    edit_json(place / "config.json", lambda table: table["trainer"].pop("dict_class"))
+    opened = formats.open(place)
+    values = io("dictionary_learning/autoencoder/trainer_0")
+    torch.testing.assert_close(opened.dictionary()(values["x"]).recon, values["recon"], rtol=1e-5, atol=1e-5)
 
 
 def test_a_checkpoint_of_dictionary_learning_is_opened_by_itself() -> None:

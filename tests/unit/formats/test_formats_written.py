@@ -148,7 +148,7 @@ def test_saelens_always_finds_version_and_sites(tmp_path: Path) -> None:
             "sae_lens_version": "6.54.12",
             "hook_name": "blocks.1.hook_resid_post",
             "hf_hook_name": "transformer.h.1.output",
-            "model_name": "openai-community/gpt2",
+            "model_name": "gpt2",
             "context_size": 128,
             "prepend_bos": True,
             "l0": 4.0,
