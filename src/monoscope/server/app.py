@@ -32,6 +32,7 @@ def create_app(state: State, port: int | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if not settings.read_only:
             state.jobs.runner.start()
+        state.pool.submit(state.warm)
         yield
         state.stopping.set()
         await state.jobs.runner.close()
@@ -48,7 +49,6 @@ def create_app(state: State, port: int | None = None) -> FastAPI:
         openapi_url=f"{API}/openapi.json",
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
-        root_path=settings.root_path,
         lifespan=lifespan,
         redirect_slashes=False,
     )

@@ -107,7 +107,7 @@ class Finder:
                     self._search.add(entry.id, entry.bundle)
                     is_new = True
             if is_new and not self._closed:
-                threading.Thread(target=self._behind, name="index", daemon=True).start()
+                threading.Thread(target=self._behind, name="index").start()
             return self._search
 
     def _behind(self) -> None:

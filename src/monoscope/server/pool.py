@@ -92,6 +92,10 @@ class Pool:
             stop.set()
             gone.cancel()
 
+    def submit(self, job: Callable[[], None]) -> None:
+        """Do something that no request waits for."""
+        self._executor.submit(job)
+
     def close(self) -> None:
         """Take no more work, and wait for what is under way."""
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -6,6 +6,7 @@ the end comes, streams are told first and finish with a last event; then connect
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
@@ -93,7 +94,6 @@ class Server:
 
     def run(self) -> None:
         """Answer requests until a signal comes, or ``stop`` is called."""
-        threading.Thread(target=self.state.warm, name="warm", daemon=True).start()
         try:
             self._uvicorn.run(sockets=[self._socket])
         finally:
@@ -104,6 +104,7 @@ class Server:
         """Answer requests in a thread. Raises OutputError if the server does not come up."""
         self._thread = threading.Thread(target=self.run, name="monoscope server", daemon=True)
         self._thread.start()
+        atexit.register(self.stop)  # a daemon that is cut off inside of C++ takes the process down
         until = time.monotonic() + START
         while not self._uvicorn.started:
             if not self._thread.is_alive() or time.monotonic() > until:
@@ -117,6 +118,7 @@ class Server:
         self._uvicorn.should_exit = True
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(GRACE + 5)
+            atexit.unregister(self.stop)
 
     def __enter__(self) -> Server:
         return self

@@ -36,7 +36,7 @@ class Shell:
     """The outermost layer."""
 
     def __init__(self, app: ASGIApp, settings: Settings, log: Log) -> None:
-        self._app, self._log = app, log
+        self._app, self._log, self._prefix = app, log, settings.root_path
         self._headers = security_headers(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,6 +45,8 @@ class Shell:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
+        if self._prefix:  # the proxy's; routes are found with it and without
+            scope = {**scope, "root_path": self._prefix}
 
         async def dressed(message: Message) -> None:
             nonlocal status
