@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import tempfile
@@ -187,6 +188,8 @@ def main() -> None:
                 one.close()
     result = {
         "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
         "features": len(bundle),
         "labels": len(bundle),
         "contexts": sum(f["rows"] for f in bundle.manifest["files"] if f["path"].startswith("contexts/")),

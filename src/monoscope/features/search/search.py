@@ -67,7 +67,8 @@ class Search:
 
     def prepare(self, names: Iterable[str] | None = None) -> None:
         """Make what is missing or stale for these dictionaries, or for all, with progress; read what queries use."""
-        for name in list(self.searched) if names is None else names:
+        names = list(self.searched if names is None else names)
+        for name in names:
             one = self._one(name)
             if not one.open(self.root):
                 derived.derive(self.root, one.bundle)
@@ -75,6 +76,12 @@ class Search:
             self.index.lines.refresh(one.fingerprint)
             if self.index.meaning is not None:
                 self.index.meaning.rows([text for _, _, text in one.sheet().lines], make=True)
+        self.warm(names)
+
+    def warm(self, names: Iterable[str] | None = None) -> None:
+        """Read what queries use, so that the first one does not wait for it."""
+        for name in list(self.searched) if names is None else names:
+            one = self._one(name)
             one.warm()
             self.workspace.labels.all(one.fingerprint)
 
