@@ -272,6 +272,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Search
+         * @description Features by label, explanation, token, logit effect, context, meaning or direction, with what matched.
+         */
+        get: operations["search_api_v1_search_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/activate": {
         parameters: {
             query?: never;
@@ -408,6 +428,134 @@ export interface paths {
          * @description Start the worker and load what is about to be asked for; answers when that is done.
          */
         post: operations["warm_api_v1_worker_warm_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Jobs
+         * @description The latest jobs, the newest first.
+         */
+        get: operations["jobs_api_v1_jobs_get"];
+        put?: never;
+        /**
+         * Start Job
+         * @description Put a job into the queue.
+         */
+        post: operations["start_job_api_v1_jobs_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Job Of
+         * @description One job.
+         */
+        get: operations["job_of_api_v1_jobs__job__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Cancel Job
+         * @description Call a job off; a running one stops at its next step. One that has ended is left as it is.
+         */
+        delete: operations["cancel_job_api_v1_jobs__job__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job}/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Job Events
+         * @description Events of a job past ``Last-Event-ID``: state, progress; and at its end ``end``, with the job.
+         */
+        get: operations["job_events_api_v1_jobs__job__events_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/compare": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Compare
+         * @description Put the comparison of two to six dictionaries into the queue.
+         */
+        post: operations["compare_api_v1_compare_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/compare/{job}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Compared
+         * @description The numbers of a comparison that is done.
+         */
+        get: operations["compared_api_v1_compare__job__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/compare/{job}/rows": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Compared Rows
+         * @description Features of one pair of dictionaries that belong together, or have no partner.
+         */
+        get: operations["compared_rows_api_v1_compare__job__rows_get"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1084,6 +1232,31 @@ export interface components {
             features: components["schemas"]["DiffHit"][];
         };
         /**
+         * AnalyzeJob
+         * @description Make a feature bundle of a dictionary, beside it.
+         *
+         *     path: directory of the dictionary, inside the allowed roots; name: of the new bundle
+         */
+        AnalyzeJob: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "analyze";
+            /** Path */
+            path: string;
+            /**
+             * Name
+             * @default features
+             */
+            name: string;
+            /**
+             * Tokens
+             * @default 400000
+             */
+            tokens: number;
+        };
+        /**
          * Band
          * @description A band of activations: (low, high] holds ``share`` of the firings. Interval 0 is all of them.
          */
@@ -1265,6 +1438,161 @@ export interface components {
             operators: string[];
             /** Help */
             help: string;
+        };
+        /**
+         * CompareMetrics
+         * @description One dictionary beside the others.
+         *
+         *     nearest: median cosine of a feature to the nearest other one of the same dictionary
+         */
+        CompareMetrics: {
+            /** Id */
+            id: string;
+            /** N Features */
+            n_features: number;
+            /** D Model */
+            d_model: number | null;
+            /** Reads */
+            reads: string[];
+            /** Writes */
+            writes: string[];
+            /** Function */
+            function: string;
+            /** K */
+            k: number | null;
+            /** L0 */
+            l0: number | null;
+            /** Fvu */
+            fvu: number | null;
+            /** Ce Recovered */
+            ce_recovered: number | null;
+            /** Dead Share */
+            dead_share: number | null;
+            /** Nearest */
+            nearest: number | null;
+        };
+        /**
+         * ComparePair
+         * @description Two dictionaries beside each other.
+         *
+         *     number: by which rows of the pair are asked for
+         *     nearest_a, nearest_b: mean over features of one of the largest similarity to the other; chance: the first between
+         *     random directions; matched_mean: similarity of partners, near or not
+         *     histogram: features of a by their largest similarity, in 20 bins of [0, 1]
+         *     note: why something was not measured
+         */
+        ComparePair: {
+            /** Number */
+            number: number;
+            /** A */
+            a: string;
+            /** B */
+            b: string;
+            /** N Matched */
+            n_matched: number;
+            /** N Only A */
+            n_only_a: number;
+            /** N Only B */
+            n_only_b: number;
+            /** N Splits */
+            n_splits: number;
+            /** N Merges */
+            n_merges: number;
+            /** Nearest A */
+            nearest_a: number | null;
+            /** Nearest B */
+            nearest_b: number | null;
+            /** Chance */
+            chance: number | null;
+            /** Matched Mean */
+            matched_mean: number | null;
+            /** Histogram */
+            histogram: number[];
+            /** Note */
+            note: string | null;
+        };
+        /**
+         * CompareRequest
+         * @description Dictionaries to compare: by the cosine of what features write, or by the correlation of when they fire.
+         *
+         *     tokens: of text on which activations are correlated
+         */
+        CompareRequest: {
+            /** Dicts */
+            dicts: string[];
+            /**
+             * By
+             * @default decoder
+             * @enum {string}
+             */
+            by: "decoder" | "activations";
+            /**
+             * Threshold
+             * @default 0.7
+             */
+            threshold: number;
+            /**
+             * Tokens
+             * @default 16384
+             */
+            tokens: number;
+        };
+        /**
+         * CompareRow
+         * @description Features of two dictionaries that belong together, or one without the other.
+         *
+         *     a, b: one of each for a match; one of a and several of b for a split, the other way round for a merge; of a feature
+         *     without a partner, its nearest of the other dictionary
+         *     cosine: of what they write, correlation: of when they fire; one for each of the several, null where not measured
+         */
+        CompareRow: {
+            /** A */
+            a: number[];
+            /** B */
+            b: number[];
+            /** Cosine */
+            cosine: (number | null)[];
+            /** Correlation */
+            correlation: (number | null)[];
+            /** Labels A */
+            labels_a: (string | null)[];
+            /** Labels B */
+            labels_b: (string | null)[];
+        };
+        /**
+         * CompareRows
+         * @description A page of rows, the most similar first; of features without a partner, the loneliest first.
+         */
+        CompareRows: {
+            /** Total */
+            total: number;
+            /** Offset */
+            offset: number;
+            /** Rows */
+            rows: components["schemas"]["CompareRow"][];
+        };
+        /**
+         * Comparison
+         * @description The result of a comparison; features are asked for one pair at a time.
+         *
+         *     n_tokens: on which activations were correlated, 0 where they were not
+         */
+        Comparison: {
+            /** Job */
+            job: string;
+            /**
+             * By
+             * @enum {string}
+             */
+            by: "decoder" | "activations";
+            /** Threshold */
+            threshold: number;
+            /** N Tokens */
+            n_tokens: number;
+            /** Metrics */
+            metrics: components["schemas"]["CompareMetrics"][];
+            /** Pairs */
+            pairs: components["schemas"]["ComparePair"][];
         };
         /**
          * Context
@@ -1569,6 +1897,24 @@ export interface components {
         EditNote: {
             /** Markdown */
             markdown: string;
+        };
+        /**
+         * EvaluateJob
+         * @description Measure a dictionary on held-out text.
+         */
+        EvaluateJob: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "evaluate";
+            /** Dict */
+            dict: string;
+            /**
+             * Tokens
+             * @default 50000
+             */
+            tokens: number;
         };
         /**
          * Explanation
@@ -1919,6 +2265,74 @@ export interface components {
             density: number | null;
             /** Label */
             label: string | null;
+        };
+        /**
+         * Job
+         * @description A job. Times are UTC. ``cancelling``: it was called off, and stops at its next step.
+         */
+        Job: {
+            /** Id */
+            id: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "compare" | "evaluate" | "analyze";
+            /** Title */
+            title: string;
+            /** Config */
+            config: {
+                [key: string]: unknown;
+            };
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "queued" | "running" | "done" | "failed" | "cancelled";
+            /** Cancelling */
+            cancelling: boolean;
+            progress: components["schemas"]["Progress"] | null;
+            /** Created */
+            created: string;
+            /** Started */
+            started: string | null;
+            /** Finished */
+            finished: string | null;
+            /** Error */
+            error: string | null;
+            /** Result */
+            result: {
+                [key: string]: unknown;
+            } | null;
+        };
+        /**
+         * JobEvent
+         * @description One event of a job. ``seq``, its id in the stream, counts from 1, and is where a broken connection goes on.
+         *
+         *     kind: state, with the state and perhaps an error; progress; or a line of a log by its level
+         */
+        JobEvent: {
+            /** Seq */
+            seq: number;
+            /** Time */
+            time: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "state" | "progress" | "info" | "warning" | "error";
+            /** Body */
+            body: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * JobList
+         * @description Jobs, the newest first.
+         */
+        JobList: {
+            /** Jobs */
+            jobs: components["schemas"]["Job"][];
         };
         /**
          * Label
@@ -2428,6 +2842,28 @@ export interface components {
             current: unknown;
         };
         /**
+         * Progress
+         * @description How far a task of a job is. ``total`` is null where it is not known; ``rate`` counts units a second.
+         */
+        Progress: {
+            /** Task */
+            task: string;
+            /** Done */
+            done: number;
+            /** Total */
+            total: number | null;
+            /** Unit */
+            unit: string;
+            /** Rate */
+            rate: number | null;
+            /** Seconds Left */
+            seconds_left: number | null;
+            /** Facts */
+            facts: {
+                [key: string]: unknown;
+            };
+        };
+        /**
          * Run
          * @description A run with its settings and curves. ``seconds_left`` is at the rate of its last row.
          */
@@ -2518,6 +2954,55 @@ export interface components {
             differences: components["schemas"]["Difference"][];
             /** N Same */
             n_same: number;
+        };
+        /**
+         * SearchHit
+         * @description A feature that was found: why, where in the snippet the matches are, and how well, from 0 to 1.
+         */
+        SearchHit: {
+            /** Dict */
+            dict: string;
+            /** Feature */
+            feature: number;
+            /** Label */
+            label: string | null;
+            /**
+             * Why
+             * @enum {string}
+             */
+            why: "index" | "label" | "explanation" | "token" | "logit" | "context" | "meaning" | "direction";
+            /** Snippet */
+            snippet: string;
+            /** Ranges */
+            ranges: [
+                number,
+                number
+            ][];
+            /** Score */
+            score: number;
+        };
+        /**
+         * SearchResult
+         * @description Hits, the best first.
+         *
+         *     more: there are others; mode: what the query was taken for; notes: what was not searched, and why
+         */
+        SearchResult: {
+            /** Hits */
+            hits: components["schemas"]["SearchHit"][];
+            /** More */
+            more: boolean;
+            /**
+             * Mode
+             * @enum {string}
+             */
+            mode: "auto" | "exact" | "prefix" | "regex" | "token" | "logit" | "semantic" | "like";
+            /** Modes Available */
+            modes_available: ("auto" | "exact" | "prefix" | "regex" | "token" | "logit" | "semantic" | "like")[];
+            /** Notes */
+            notes: string[];
+            /** Ms */
+            ms: number;
         };
         /**
          * Setting
@@ -2872,175 +3357,6 @@ export interface components {
             restarts: number;
             /** Message */
             message: string | null;
-        };
-        /**
-         * Condition
-         * @description One condition on a column; conditions of a filter hold together.
-         *
-         *     value: a scalar; a list of scalars for ``in``; nothing for ``is_null`` and ``not_null``. ``matches`` is a regular
-         *     expression (RE2), searched anywhere; ``contains`` and ``prefix`` are plain text; of tags, ``=`` asks for one.
-         */
-        Condition: {
-            /** Column */
-            column: string;
-            /**
-             * Op
-             * @enum {string}
-             */
-            op: "=" | "!=" | "<" | "<=" | ">" | ">=" | "in" | "contains" | "prefix" | "matches" | "is_null" | "not_null";
-            /**
-             * Value
-             * @default null
-             */
-            value: boolean | number | string | (boolean | number | string)[] | null;
-        };
-        /**
-         * EditIn
-         * @description One change of one feature.
-         *
-         *     add       x + strength * direction. unit norm: strength * R * u, with R the root mean square norm at the site over
-         *               the bundle's text and u the unit direction; local: strength * |x_t| * u at each token; maxact: as much as
-         *               strength times the feature's reference activation writes; raw: strength times the decoder row
-         *     clamp     the activation becomes strength times the reference activation (maxact), or strength itself (raw)
-         *     floor     at least that much      cap  at most that much
-         *     scale     strength times what it was      ablate  0, whatever strength says
-         *
-         *     The reference activation is the 99.9th percentile of the feature's activations in the bundle, where it fires.
-         */
-        "EditIn-Input": {
-            /** Dict */
-            dict: string;
-            /** Feature */
-            feature: number;
-            /**
-             * Op
-             * @default add
-             * @enum {string}
-             */
-            op: "add" | "clamp" | "floor" | "cap" | "scale" | "ablate";
-            /**
-             * Strength
-             * @default 0
-             */
-            strength: number;
-            /**
-             * Unit
-             * @description null: norm for add, maxact for clamp, floor and cap
-             * @default null
-             */
-            unit: ("norm" | "local" | "maxact" | "raw") | null;
-            /**
-             * @default {
-             *       "prompt": "all",
-             *       "generation": "all"
-             *     }
-             */
-            where: components["schemas"]["WhereIn-Input"];
-        };
-        /**
-         * EditIn
-         * @description One change of one feature.
-         *
-         *     add       x + strength * direction. unit norm: strength * R * u, with R the root mean square norm at the site over
-         *               the bundle's text and u the unit direction; local: strength * |x_t| * u at each token; maxact: as much as
-         *               strength times the feature's reference activation writes; raw: strength times the decoder row
-         *     clamp     the activation becomes strength times the reference activation (maxact), or strength itself (raw)
-         *     floor     at least that much      cap  at most that much
-         *     scale     strength times what it was      ablate  0, whatever strength says
-         *
-         *     The reference activation is the 99.9th percentile of the feature's activations in the bundle, where it fires.
-         */
-        "EditIn-Output": {
-            /** Dict */
-            dict: string;
-            /** Feature */
-            feature: number;
-            /**
-             * Op
-             * @default add
-             * @enum {string}
-             */
-            op: "add" | "clamp" | "floor" | "cap" | "scale" | "ablate";
-            /**
-             * Strength
-             * @default 0
-             */
-            strength: number;
-            /**
-             * Unit
-             * @description null: norm for add, maxact for clamp, floor and cap
-             * @default null
-             */
-            unit: ("norm" | "local" | "maxact" | "raw") | null;
-            /**
-             * @default {
-             *       "prompt": "all",
-             *       "generation": "all"
-             *     }
-             */
-            where: components["schemas"]["WhereIn-Output"];
-        };
-        /**
-         * FeatureRef
-         * @description A feature of a dictionary of the library.
-         */
-        FeatureRef: {
-            /** Dict */
-            dict: string;
-            /** Feature */
-            feature: number;
-        };
-        /**
-         * Prompt
-         * @description A text, or a conversation that goes through the model's chat template.
-         */
-        Prompt: {
-            /**
-             * Text
-             * @default null
-             */
-            text: string | null;
-            /**
-             * Messages
-             * @default null
-             */
-            messages: components["schemas"]["Message"][] | null;
-        };
-        /**
-         * WhereIn
-         * @description Which tokens are edited. ``generation: [0]`` is the first generated token's own place.
-         */
-        "WhereIn-Input": {
-            /**
-             * Prompt
-             * @description places in the prompt, counted from 0, or negative from its end
-             * @default all
-             */
-            prompt: "all" | number[];
-            /**
-             * Generation
-             * @description places among the generated tokens, counted from 0
-             * @default all
-             */
-            generation: "all" | number[];
-        };
-        /**
-         * WhereIn
-         * @description Which tokens are edited. ``generation: [0]`` is the first generated token's own place.
-         */
-        "WhereIn-Output": {
-            /**
-             * Prompt
-             * @description places in the prompt, counted from 0, or negative from its end
-             * @default all
-             */
-            prompt: "all" | number[];
-            /**
-             * Generation
-             * @description places among the generated tokens, counted from 0
-             * @default all
-             */
-            generation: "all" | number[];
         };
     };
     responses: never;
@@ -3563,6 +3879,44 @@ export interface operations {
             };
         };
     };
+    search_api_v1_search_get: {
+        parameters: {
+            query: {
+                /** @description What to find. */
+                q: string;
+                mode?: "auto" | "exact" | "prefix" | "regex" | "token" | "logit" | "semantic" | "like";
+                /** @description The dictionaries to search; all by default. */
+                dict?: string[] | null;
+                /** @description Features with a label only, or without one only. */
+                labeled?: boolean | null;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SearchResult"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     activate_api_v1_activate_post: {
         parameters: {
             query?: never;
@@ -3681,7 +4035,11 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": components["schemas"]["SteerStart"] | components["schemas"]["SteerToken"] | components["schemas"]["SteerTrace"] | components["schemas"]["Guard"] | components["schemas"]["SteerDone"] | components["schemas"]["Problem"];
+                    "text/event-stream": {
+                        event: string;
+                        id?: string;
+                        data: string;
+                    };
                 };
             };
             /** @description What went wrong. */
@@ -3739,7 +4097,11 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": components["schemas"]["WorkerStatus"];
+                    "text/event-stream": {
+                        event: string;
+                        id?: string;
+                        data: string;
+                    };
                 };
             };
             /** @description What went wrong. */
@@ -3773,6 +4135,279 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["WorkerStatus"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    jobs_api_v1_jobs_get: {
+        parameters: {
+            query?: {
+                state?: ("queued" | "running" | "done" | "failed" | "cancelled") | null;
+                kind?: ("compare" | "evaluate" | "analyze") | null;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobList"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    start_job_api_v1_jobs_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EvaluateJob"] | components["schemas"]["AnalyzeJob"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    job_of_api_v1_jobs__job__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A job. */
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancel_job_api_v1_jobs__job__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A job. */
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    job_events_api_v1_jobs__job__events_get: {
+        parameters: {
+            query?: {
+                after?: number;
+            };
+            header?: {
+                "last-event-id"?: string | null;
+            };
+            path: {
+                /** @description A job. */
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": {
+                        event: string;
+                        id?: string;
+                        data: string;
+                    };
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    compare_api_v1_compare_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CompareRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    compared_api_v1_compare__job__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A job. */
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Comparison"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    compared_rows_api_v1_compare__job__rows_get: {
+        parameters: {
+            query?: {
+                /** @description Number of the pair in the comparison, from 0. */
+                pair?: number;
+                kind?: "matched" | "splits" | "merges" | "only_a" | "only_b";
+                offset?: number;
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                /** @description A job. */
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CompareRows"];
                 };
             };
             /** @description What went wrong. */
@@ -3906,7 +4541,11 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": components["schemas"]["RunRows"] | components["schemas"]["RunEnd"];
+                    "text/event-stream": {
+                        event: string;
+                        id?: string;
+                        data: string;
+                    };
                 };
             };
             /** @description What went wrong. */

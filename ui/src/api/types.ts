@@ -14,7 +14,6 @@ export type Dictionary = Schemas['Dictionary'];
 export type Column = Schemas['Column'];
 export type Bins = Schemas['Bins'];
 export type Curves = Schemas['Curves'];
-export type Condition = Schemas['Condition'];
 export type FeaturePage = Schemas['FeaturePage'];
 export type Place = Schemas['Place'];
 export type Feature = Schemas['Feature'];
@@ -39,3 +38,10 @@ export type Note = Schemas['Note'];
 export type Filter = Schemas['Filter'];
 export type FeatureResponse = Schemas['FeatureResponse'];
 export type WorkerStatus = Schemas['WorkerStatus'];
+
+/** A condition on a column: it crosses the wire as JSON in a query, which the document only knows as text. */
+export interface Condition {
+  column: string;
+  op: '=' | '!=' | '<' | '<=' | '>' | '>=' | 'in' | 'contains' | 'prefix' | 'matches' | 'is_null' | 'not_null';
+  value: boolean | number | string | (boolean | number | string)[] | null;
+}
