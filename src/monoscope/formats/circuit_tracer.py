@@ -153,6 +153,7 @@ class CircuitTracer(Layout):
         if threshold in tensors:
             found["activation.threshold"] = _thresholds(tensors[threshold], threshold, where)
         reads, writes, about = self._sites(folder, [layer], config, choices, (file,))
+        about = _with_relu(about, function, config)
         wiring = {"kind": "autoencoder", "n_features": n, "skip": "W_skip" in tensors}
         wiring |= {"center": False, "unit_norm": False}
         table = {"wiring": wiring, "function": function, "reads": reads, "writes": writes}
@@ -224,10 +225,12 @@ class CircuitTracer(Layout):
                 f"{folder.where(CONFIG)} has activation {config['activation']!r}; a CLT is read with relu"
             )
         files = (*(encoders[i] for i in range(layers)), *decoders)
+        function = {"kind": "jumprelu" if thresholds else "relu"}
         reads, writes, about = self._sites(folder, range(layers), config, choices, files)
+        about = _with_relu(about, function, config)
         table = {
             "wiring": {"kind": "cross_layer", "n_features": n, "scale_by_decoder_norm": False},
-            "function": {"kind": "jumprelu" if thresholds else "relu"},
+            "function": function,
             "reads": reads,
             "writes": writes,
             "widths": dict.fromkeys([*reads, *writes], d),
@@ -289,6 +292,14 @@ class CircuitTracer(Layout):
         from monoscope.formats.circuit_tracer_write import write_set
 
         return write_set(dictionaries, directory, about)
+
+
+def _with_relu(about: About, function: Mapping[str, Any], config: Mapping[str, Any]) -> About:
+    """With the note that a ReLU is nowhere said, where it is not."""
+    if function["kind"] != "relu" or "activation" in config:
+        return about
+    words = "ReLU, as there are no thresholds, and no activation is named"
+    return dataclasses.replace(about, inferred=(*about.inferred, words))
 
 
 def _numbered(folder: Folder, pattern: re.Pattern[str], prefix: str) -> dict[int, str]:

@@ -46,6 +46,14 @@ NORM = "dataset_average_activation_norm."
 SMALLEST, LARGEST = 1e-3, 1e6
 """Average norms of activations beyond these are not norms: uninitialized memory gives such."""
 
+DEFAULTS = {
+    "act_fn": "relu",
+    "norm_activation": "dataset-wise",
+    "sparsity_include_decoder_norm": True,
+    "use_decoder_bias": True,
+}
+"""What the library takes where config.json does not say."""
+
 _SHARED = {
     "sae_type", "d_model", "expansion_factor", "use_decoder_bias", "act_fn", "norm_activation", "top_k",
     "sparsity_include_decoder_norm", "use_triton_kernel", "sparsity_threshold_for_triton_spmm_kernel",
@@ -96,6 +104,7 @@ class Llamascopium(Layout):
             raise ConfigError(f"{where} says its sites; the choice of a site is for crosscoders over several models")
         found = Found(config, own, where, model=_text(model, "model_name"), at=choices.get("site"))
         norms = {key.removeprefix(NORM): lazy for key, lazy in tensors.items() if key.startswith(NORM)}
+        defaults = {key: value for key, value in DEFAULTS.items() if key not in config}
         notes = _Notes(chosen={"site": choices["site"]} if "site" in choices else {})
         found = self._scaled(found, norms, _is_checkpoint(folder, entry), choices.get("folded"), notes)
         found = self._selected(found, notes)
@@ -109,7 +118,11 @@ class Llamascopium(Layout):
             context_length=length if type(length := config.get("n_ctx", model.get("max_length"))) is int else None,
             skip_first=1 if config.get("skip_bos") else None,
             origins=dict.fromkeys(("wiring", "function", "reads", "writes"), CONFIG) | notes.origins,
-            inferred=(*notes.inferred, *found.notes()),
+            inferred=(
+                *(f"{key} is not in {CONFIG}, and so {value}" for key, value in defaults.items()),
+                *notes.inferred,
+                *found.notes(),
+            ),
             warnings=tuple(notes.warnings),
             chosen=notes.chosen,
         )

@@ -147,6 +147,12 @@ def test_files_without_a_configuration_need_to_be_told_what_they_read(tmp_path: 
         assert any("hook_mlp_out is written" in words for words in found.about.inferred)
 
 
+def test_a_relu_is_nowhere_said() -> None:
+    for path, is_said in (("clt_relu", True), ("plt_relu_skip/layer_0.safetensors", True), ("clt_jumprelu", False)):
+        words = " ".join(formats.open(GOLDEN / path).about.inferred)
+        assert ("ReLU, as there are no thresholds" in words) == is_said
+
+
 def test_positions_that_take_no_part() -> None:
     assert formats.open(GOLDEN / "clt_relu").about.skip_first == 1
 

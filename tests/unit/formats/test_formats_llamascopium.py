@@ -280,6 +280,14 @@ def test_settings_of_its_older_versions_that_change_nothing(tmp_path: Path) -> N
     assert found.about.skip_first == 1
 
 
+def test_settings_that_are_not_there_are_said_to_be_supplied(tmp_path: Path) -> None:
+    missing = dict.fromkeys(["use_decoder_bias", "sparsity_include_decoder_norm"])
+    found = formats.open(changed(copied("sae_topk", tmp_path), **missing))
+    assert "sparsity_include_decoder_norm is not in config.json, and so True" in found.about.inferred
+    check(found.dictionary(), "sae_topk")
+    assert not any("is not in config.json" in words for words in opened("sae_topk").about.inferred)
+
+
 class TestBadFiles:
     @pytest.mark.parametrize(
         ("settings", "error", "message"),
