@@ -11,7 +11,7 @@ from typing import Any
 from monoscope.cli.activations import activations_for
 from monoscope.cli.references import entries_of, parse_choices
 from monoscope.core.errors import ConfigError, DataError, MismatchError
-from monoscope.core.io import refuse_existing, write_text
+from monoscope.core.io import refuse_existing, write_json, write_text
 from monoscope.core.progress import progress
 from monoscope.formats import Conversion, SetConversion, convert_set, find
 from monoscope.formats import convert as convert_one
@@ -76,6 +76,7 @@ class Request:
         with tempfile.TemporaryDirectory(prefix="monoscope-") as temporary:
             place = Path(temporary) / "dictionary"
             done = self._convert_together(found, place) if is_set else self._convert(found, place)
+            _forget_places(place / RECEIPT)
             each = done.each if isinstance(done, SetConversion) else (done,)
             write_text(place / CARD, model_card(each, ref, measured))
             wrote = publish(place, ref, private=not public, force=self.force)
@@ -90,6 +91,20 @@ class Request:
         if self.model is not None:
             raise ConfigError("a set is compared on random inputs: leave --model out, or convert its entries apart")
         return convert_set(found, place, self.to, force=self.force, **parse_choices(self.choices))
+
+
+def _forget_places(receipt: Path) -> None:
+    """Take the paths of this machine out of a receipt that others will read."""
+    table = json.loads(receipt.read_text(encoding="utf-8"))
+    if "from" in table:
+        sources = [table["from"]]
+    else:
+        sources = [made["from"] for made in table["dictionaries"].values()]
+        table["dictionaries"] = {str(n): made for n, made in enumerate(table["dictionaries"].values())}
+    for source in sources:
+        if not str(source.get("where", "")).startswith("hf://"):
+            source.pop("where", None)
+    write_json(receipt, table)
 
 
 def _shown(value: Any) -> Any:

@@ -22,6 +22,7 @@ from monoscope.formats.tensor_files import TensorInfo, pickled, tensors_of
 
 MOST_FILES, MOST_DEPTH = 100_000, 12
 MOST_TEXT = 2**24  # bytes of a configuration
+MOST_YAML, MOST_NESTED = 2**20, 5000  # characters, and brackets: reading many takes the square of their number
 TENSOR_FILES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -101,6 +102,8 @@ class Folder(ABC):
     def yaml(self, name: str) -> dict[str, Any]:
         """The mapping of a YAML file, of plain values and without references, which could grow without end."""
         text = self.text(name)
+        if len(text) > MOST_YAML or text.count("[") + text.count("{") > MOST_NESTED:
+            raise DataError(f"{self.where(name)} is too large or too deep for a configuration in YAML")
         try:
             if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
                 raise DataError(f"{self.where(name)} refers to its own parts, which is not read")

@@ -29,7 +29,7 @@ from monoscope.formats.hub_file import SCHEME
 from monoscope.formats.layout import Layout
 from monoscope.formats.layouts import LAYOUTS, layout_of
 from monoscope.formats.native import Native
-from monoscope.formats.opened import Opened
+from monoscope.formats.opened import Opened, understood
 from monoscope.registry import is_reference, resolve
 
 
@@ -49,7 +49,8 @@ class Found:
 
     def entries(self) -> list[str]:
         """What there is to open, as the rest of a path: ``[""]``, or the entries of a set."""
-        return self.layout.entries(self.folder)
+        with understood(self.folder.name):
+            return self.layout.entries(self.folder)
 
     def at(self, entry: str) -> Found:
         """The same, of one entry of a set."""
@@ -66,7 +67,8 @@ class Found:
                 allowed = " or ".join(map(repr, self.layout.choices[name]))
                 raise ConfigError(f"{name} is {allowed}, found {value!r}")
         entry = self._which()
-        opened = self.layout.read(self.folder, entry, choices)
+        with understood(self.folder.where(entry) if entry else self.folder.name):
+            opened = self.layout.read(self.folder, entry, choices)
         about = dataclasses.replace(
             opened.about,
             where=self.folder.origin,
@@ -120,10 +122,11 @@ def find(ref: str | Path, format: str | None = None) -> Found:
         found = find(known.ref, format or known.layout)
         return dataclasses.replace(found, choices=known.choices)
     folder = folder_of(ref)
-    if format is not None:
-        layout = layout_of(format)
-        return Found(folder, layout, layout.evidence(folder) or f"said to be {format}")
-    found = {layout: words for layout in LAYOUTS if (words := layout.evidence(folder)) is not None}
+    with understood(folder.name):
+        if format is not None:
+            layout = layout_of(format)
+            return Found(folder, layout, layout.evidence(folder) or f"said to be {format}")
+        found = {layout: words for layout in LAYOUTS if (words := layout.evidence(folder)) is not None}
     if not found:
         raise DataError(
             f"{ref} is no dictionary of a known layout; found {_listed(folder)}; known layouts: "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +78,8 @@ class Opened:
         table = {"acts_scale": 1.0, **self.table}
         if "provenance" not in table:
             table["provenance"] = self._provenance()
-        return assemble(table, self.tensors, where, dtype)
+        with understood(where):
+            return assemble(table, self.tensors, where, dtype)
 
     def _provenance(self) -> dict[str, Any]:
         """What later stages look for: the model and how it was read, and where the weights come from."""
@@ -148,6 +150,23 @@ class Opened:
             "parameters": sum(math.prod(lazy.shape) for lazy in self.tensors.values()),
             **self.about.to_dict(),
         }
+
+
+@contextmanager
+def understood(where: str) -> Iterator[None]:
+    """Turns what a value of another kind than any library writes leads to into a DataError that names its place.
+
+    Settings of other people are tables of anything; layouts check those that matter, and trip over the rest.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise DataError(
+            f"{where} holds a value that no library writes there ({type(error).__name__}: {error}); compare its "
+            "configuration with one that is whole"
+        ) from error
 
 
 def check_tensors(found: Mapping[str, Any], needed: set[str], allowed: set[str], where: str) -> None:

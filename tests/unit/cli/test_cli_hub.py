@@ -46,7 +46,9 @@ def test_published_with_a_card_and_loaded_again(call: Call, hub: Hub, trained: P
     assert repo.private
     assert any(request.startswith("PUT /put/") for request in hub.requests), "large files go by LFS"
     assert done.result["url"] == f"{hub.url}/org/saes"
-    assert json.loads(files["resid/receipt.json"])["to"]["layout"] == "saelens"
+    receipt = json.loads(files["resid/receipt.json"])
+    assert receipt["to"]["layout"] == "saelens"
+    assert "where" not in receipt["from"], "paths of this machine are nobody's business"
 
     card = files["resid/README.md"].decode()
     _, front, body = card.split("---\n", 2)
@@ -63,6 +65,11 @@ def test_published_with_a_card_and_loaded_again(call: Call, hub: Hub, trained: P
     assert load("hf://org/saes/resid").fingerprint() == load(trained).fingerprint()
     seen = call("info", "hf://org/saes/resid", "--json")
     assert (seen.code, seen.result["layout"]) == (0, "saelens"), seen.err
+    config = (tmp_path / "eval.toml").read_text().replace('"sae"', '"hf://org/saes/resid"')
+    (tmp_path / "eval.toml").write_text(config + f'model = "{evaluation["model"]}"\ncontext = 32\n')
+    again = call("evaluate", "eval.toml", "--json")
+    assert again.code == 0, again.err
+    assert again.result["fidelity"]["fvu"] == pytest.approx(evaluation["fidelity"]["fvu"], rel=1e-3)
 
 
 def test_what_is_there_is_not_replaced_in_passing(call: Call, hub: Hub, trained: Path) -> None:
@@ -134,6 +141,7 @@ def test_a_set_of_layers_is_published_together(call: Call, hub: Hub, train_confi
     assert done.code == 0, done.err
     _, files = hub.repos["org/set"].files("main") or ("", {})
     assert {"config.yaml", "layer_0.safetensors", "layer_1.safetensors", "README.md"} <= files.keys()
+    assert str(tmp_path).encode() not in files["receipt.json"]
     card = files["README.md"].decode()
     assert "# 2 dictionaries (transcoder) of" in card
     assert "| 1.mlp_in -> 1.mlp_out | not measured | not measured | not measured |" in card

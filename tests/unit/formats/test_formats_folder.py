@@ -110,6 +110,7 @@ def test_configurations_that_are_none_are_refused_by_name(folder: LocalFolder) -
         ("x.yaml", "a: &a [1]\nb: *a", "refers to its own parts"),
         ("x.yaml", "a: !!python/object/apply:os.system ['true']", "x.yaml is not YAML"),
         ("x.yaml", "words", "x.yaml holds a str"),
+        ("x.yaml", "[" * 100_000, "too large or too deep"),
     ]:
         (folder.root / name).write_text(text)
         with pytest.raises(ValueError, match=said):
