@@ -23,14 +23,12 @@ from monoscope.core.io import write_text
 from monoscope.core.site import Site
 from monoscope.core.tensors import write_tensors
 from monoscope.dictionaries import CrossLayer, Dictionary
-from monoscope.formats.circuit_tracer import CLT, CONFIG, SET
+from monoscope.formats.circuit_tracer_reading import CLT, CONFIG, NAME, SET
 from monoscope.formats.foreign_sites import model_of
 from monoscope.formats.layout import Receipt
 from monoscope.formats.opened import About
 from monoscope.formats.plain import Plain, plain
 from monoscope.models.names import lens_name, translate
-
-NAME = "circuit_tracer"
 
 
 def write(dictionary: Dictionary, directory: Path, about: About) -> Receipt:

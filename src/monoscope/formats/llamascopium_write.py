@@ -12,84 +12,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from monoscope.core.errors import CannotHold, SiteError
+from monoscope.core.errors import CannotHold
 from monoscope.core.io import write_text
 from monoscope.core.site import Site
 from monoscope.core.tensors import write_tensors
 from monoscope.dictionaries import Autoencoder, Crosscoder, CrossLayer, Dictionary, Lorsa, Molt
 from monoscope.formats.foreign_sites import model_of
 from monoscope.formats.layout import Receipt
+from monoscope.formats.llamascopium_draft import CONFIG, WEIGHTS, Draft
 from monoscope.formats.llamascopium_found import THRESHOLD
 from monoscope.formats.llamascopium_lorsa import attention_settings
 from monoscope.formats.opened import About
-from monoscope.models.names import lens_name
 
-CONFIG, WEIGHTS, MODEL = "config.json", "sae_weights.safetensors", "lm_config.json"
-NORM = "dataset_average_activation_norm."
-FUNCTIONS = {"relu": "relu", "jumprelu": "jumprelu", "topk": "topk", "layer_topk": "layertopk"}
+MODEL, NORM = "lm_config.json", "dataset_average_activation_norm."
 LENGTH = 1024
 """Context that the buffers of a Lorsa are made for, where nothing says how long its text was."""
-
-
-@dataclass
-class _Draft:
-    """What is being written.
-
-    frozen: the dictionary as it computes at inference; weights: its state, copied, in fp32; about: what is known of it
-    scales: by hook point, where config.json says dataset-wise
-    """
-
-    frozen: Dictionary
-    about: About
-    model: str | None
-    weights: dict[str, Tensor]
-    receipt: Receipt = field(default_factory=lambda: Receipt("llamascopium", [CONFIG, WEIGHTS]))
-    scales: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def d(self) -> int:
-        """The one width. Raises CannotHold where there are two."""
-        widths = set(self.frozen.widths.values())
-        if len(widths) > 1:
-            raise CannotHold(f"llamascopium reads and writes one width, found {sorted(widths)}", ["native"])
-        return widths.pop()
-
-    def hook(self, site: Site) -> str:
-        """The hook point of a site. Raises CannotHold where TransformerLens has none."""
-        try:
-            return lens_name(site, self.model)
-        except SiteError as error:
-            raise CannotHold(f"llamascopium names sites as TransformerLens does: {error}", ["native"]) from None
-
-    def hooks(self, sites: tuple[Site, ...]) -> list[str]:
-        """Hook points of sites."""
-        return [self.hook(site) for site in sites]
-
-    def function(self, n_features: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Settings and tensors of the function. Raises CannotHold for one that the library lacks."""
-        table = dict(self.frozen.activation.config.to_dict())
-        kind = str(table["kind"])
-        if kind not in FUNCTIONS or table.get("relu") is False:
-            said = "a topk without its ReLU" if kind == "topk" else kind
-            nearest = (
-                ["thresholds in its place (monoscope.training.to_jumprelu)"] if kind == "group_max" else ["native"]
-            )
-            raise CannotHold(f"llamascopium has relu, jumprelu and topk, not {said}", nearest)
-        settings: dict[str, Any] = {"act_fn": FUNCTIONS[kind]}
-        if kind in ("topk", "layer_topk"):
-            settings["top_k"] = table["k"]
-        if kind != "jumprelu":
-            return settings, {}
-        self.receipt.steps.append("threshold stored as its logarithm")
-        threshold = self.weights["activation.threshold"].view(-1, n_features).squeeze(0)
-        return settings | {"jumprelu_threshold_window": table.get("bandwidth", 2.0)}, {THRESHOLD: threshold.log()}
 
 
 @torch.no_grad()
@@ -100,7 +43,7 @@ def write(dictionary: Dictionary, directory: Path, about: About) -> Receipt:
     if kind not in WIRINGS:
         raise CannotHold(f"llamascopium has no dictionary of kind {kind}", ["native"])
     copied = {name: tensor.detach().cpu().float().clone() for name, tensor in frozen.state_dict().items()}
-    draft = _Draft(frozen, about, model_of(dictionary, about), copied)
+    draft = Draft(frozen, about, model_of(dictionary, about), copied)
     was, now = (str(each.activation.config.to_dict()["kind"]) for each in (dictionary, frozen))
     if was != now:
         draft.receipt.steps.append(f"{was} frozen as {now}, as it computes at inference")
@@ -133,7 +76,7 @@ def _factor(n: int, d: int) -> float:
     return factor if int(d * factor) == n else math.nextafter(factor, math.inf)
 
 
-def _write_model(draft: _Draft, directory: Path) -> None:
+def _write_model(draft: Draft, directory: Path) -> None:
     if draft.model is None:
         return
     table: dict[str, Any] = {"model_name": draft.model}
@@ -145,7 +88,7 @@ def _write_model(draft: _Draft, directory: Path) -> None:
     draft.receipt.files.append(MODEL)
 
 
-def _autoencoder(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _autoencoder(draft: Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     frozen, weights = draft.frozen, draft.weights
     assert isinstance(frozen, Autoencoder)
     config = frozen.config
@@ -170,7 +113,7 @@ def _autoencoder(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"sae_type": "sae"} | settings | _scores(config.scale_by_decoder_norm), tensors
 
 
-def _one_site(draft: _Draft) -> dict[str, Any]:
+def _one_site(draft: Draft) -> dict[str, Any]:
     reads, writes = draft.frozen.reads[0], draft.frozen.writes[0]
     return {
         "hook_point_in": draft.hook(reads),
@@ -183,7 +126,7 @@ def _scores(are_scaled: bool) -> dict[str, Any]:
     return {"sparsity_include_decoder_norm": are_scaled}
 
 
-def _crosscoder(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _crosscoder(draft: Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     frozen, weights = draft.frozen, draft.weights
     assert isinstance(frozen, Crosscoder)
     if frozen.reads != frozen.writes:
@@ -215,7 +158,7 @@ def _crosscoder(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"sae_type": "crosscoder"} | settings | _scores(True), tensors
 
 
-def _labels(draft: _Draft, sites: tuple[Site, ...]) -> list[str]:
+def _labels(draft: Draft, sites: tuple[Site, ...]) -> list[str]:
     """Hook points; of several models at one site their labels, as the library has it."""
     if not any(site.model for site in sites):
         return draft.hooks(sites)
@@ -228,7 +171,7 @@ def _labels(draft: _Draft, sites: tuple[Site, ...]) -> list[str]:
     return [site.model for site in sites]
 
 
-def _unfold(draft: _Draft, scales: dict[str, float]) -> None:
+def _unfold(draft: Draft, scales: dict[str, float]) -> None:
     """Say dataset-wise, where scores were taken in scaled units."""
     if set(scales.values()) == {1.0}:
         return
@@ -236,7 +179,7 @@ def _unfold(draft: _Draft, scales: dict[str, float]) -> None:
     draft.receipt.steps.append("activation scales taken out of the weights and stored as average norms")
 
 
-def _cross_layer(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _cross_layer(draft: Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     frozen, weights = draft.frozen, draft.weights
     assert isinstance(frozen, CrossLayer)
     if frozen.W_skip is not None:
@@ -274,7 +217,7 @@ def _cross_layer(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"sae_type": "clt"} | settings | _scores(is_scaled), tensors
 
 
-def _molt(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _molt(draft: Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     frozen, weights = draft.frozen, draft.weights
     assert isinstance(frozen, Molt)
     groups = sorted(range(len(frozen.A)), key=lambda g: frozen.A[g].shape[2])
@@ -295,7 +238,7 @@ def _molt(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"sae_type": "molt"} | settings | _scores(frozen.config.scale_by_decoder_norm), tensors
 
 
-def _lorsa(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _lorsa(draft: Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     frozen, weights = draft.frozen, draft.weights
     assert isinstance(frozen, Lorsa)
     settings, tensors = draft.function(frozen.n_features)
@@ -318,7 +261,7 @@ def _lorsa(draft: _Draft) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"sae_type": "lorsa"} | settings | _scores(frozen.config.scale_by_decoder_norm), tensors
 
 
-WIRINGS: dict[str, Callable[[_Draft], tuple[dict[str, Any], dict[str, Tensor]]]] = {
+WIRINGS: dict[str, Callable[[Draft], tuple[dict[str, Any], dict[str, Tensor]]]] = {
     "autoencoder": _autoencoder,
     "crosscoder": _crosscoder,
     "cross_layer": _cross_layer,
