@@ -9,11 +9,11 @@ import numpy as np
 
 from monoscope.core.errors import ConfigError
 from monoscope.features.search.directions import alike
-from monoscope.features.search.lines import phrase_query, words_query
 from monoscope.features.search.query import Asked
 from monoscope.features.search.records import Match, cut
 from monoscope.features.search.searched import Index, Searched
 from monoscope.features.search.sheet import smart_case
+from monoscope.features.search.words import phrase_query, words_query
 
 WEIGHT = {"label": 1.0, "explanation": 0.9, "token": 0.8, "meaning": 0.75, "logit": 0.5, "context": 0.45}
 UNLIKE, MEANT = 0.05, 0.3  # cosine below which two sentences have little to do with each other

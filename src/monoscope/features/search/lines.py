@@ -14,28 +14,28 @@ Source: sqlite.org/fts5.html.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import Int64, UInt32
 
-from monoscope.core.io import remove, writing
+from monoscope.core.errors import OutputError
+from monoscope.core.io import owned, remove, writing
 from monoscope.core.progress import progress
 from monoscope.features.search.records import Match, Why, cut
+from monoscope.features.search.words import CLOSE, OPEN, unmark
 from monoscope.features.workspace import BusyError, Workspace
 
 VERSION = 1
 SLOTS, PLACES = 8, 32  # bits
 BUSY_MS = 2000
+CHUNK = 2000  # lines a transaction
 RANKED = 12_000  # hits that are ranked by their text
-MOST_WORDS = 32
-OPEN, CLOSE = "\ue000", "\ue001"  # around a match, where FTS5 marks it
 CONTROL = {i: " " for i in (*range(32), 0xE000, 0xE001)}
 
 TABLES = """
@@ -62,20 +62,24 @@ class LineIndex:
 
     def add(self, fingerprint: str, density: np.ndarray) -> None:
         """Make a dictionary known: how often its features fire gives their order. Nothing is indexed yet."""
-        with self._writing() as connection:
-            row = connection.execute(
-                "SELECT number, places FROM dictionaries WHERE fingerprint = ?", (fingerprint,)
-            ).fetchone()
-            if row is not None and len(row[1]) != 4 * len(density):
-                self._forget(connection, row[0])
-                connection.execute("DELETE FROM dictionaries WHERE number = ?", row[:1])
-                row = None
-            if row is None:
-                order = np.argsort(-np.nan_to_num(density), kind="stable").astype("<u4")
-                row = connection.execute(
-                    "INSERT INTO dictionaries (fingerprint, serial, places) VALUES (?, 0, ?) RETURNING number, places",
-                    (fingerprint, order.tobytes()),
-                ).fetchone()
+        asked = "SELECT number, places FROM dictionaries WHERE fingerprint = ?"
+        row = self._connection().execute(asked, (fingerprint,)).fetchone()
+        if row is None or len(row[1]) != 4 * len(density):
+            order = np.argsort(-np.nan_to_num(density), kind="stable").astype("<u4").tobytes()
+            with self._writing() as connection:
+                row = connection.execute(asked, (fingerprint,)).fetchone()
+                if row is not None and len(row[1]) != len(order):
+                    self._forget(connection, _range(row[0]))
+                    connection.execute("DELETE FROM dictionaries WHERE number = ?", row[:1])
+                    row = None
+                row = (
+                    row
+                    or connection.execute(
+                        "INSERT INTO dictionaries (fingerprint, serial, places) VALUES (?, 0, ?) "
+                        "RETURNING number, places",
+                        (fingerprint, order),
+                    ).fetchone()
+                )
         self._numbers[fingerprint] = row[0]
         self._order[fingerprint] = np.frombuffer(row[1], "<u4")
 
@@ -85,37 +89,72 @@ class LineIndex:
         return None if changed is None else len(changed)
 
     def refresh(self, fingerprint: str) -> bool:
-        """Bring a dictionary's lines up to date; returns whether anything was done."""
-        if self.behind(fingerprint) == 0:
-            return False
-        number, order = self._numbers[fingerprint], self._order[fingerprint]
+        """Bring a dictionary's lines up to date; returns whether anything was done.
+
+        Raises BusyError while another process does that.
+        """
+        behind = self.behind(fingerprint)
+        if behind is None or behind > CHUNK:
+            self._rebuild(fingerprint)
+        elif behind:
+            with self._writing() as connection:
+                latest, changed = self.workspace.labels.changes(fingerprint, self._serial(fingerprint))
+                for feature in changed or ():
+                    if feature < len(self._order[fingerprint]):
+                        self._forget(
+                            connection, _range(self._numbers[fingerprint], self._place_of(fingerprint)[feature])
+                        )
+                self._insert(connection, self._rows(fingerprint, changed))
+                self._remember(connection, fingerprint, latest)
+        return behind != 0
+
+    def _rebuild(self, fingerprint: str) -> None:
+        """All lines anew, some thousand a transaction, so that nobody who writes a little has to wait for long."""
+        try:
+            with owned(self.path.with_suffix(".building")):
+                if self.behind(fingerprint) == 0:
+                    return
+                latest, _ = self.workspace.labels.state(fingerprint)
+                rows, span = self._rows(fingerprint, None), _range(self._numbers[fingerprint])
+                with self._writing() as connection:
+                    self._remember(connection, fingerprint, 0)
+                while self._forget_some(span):
+                    pass
+                with progress("index labels", len(rows), "labels") as bar:
+                    for start in range(0, len(rows), CHUNK):
+                        with self._writing() as connection:
+                            self._insert(connection, rows[start : start + CHUNK])
+                        bar.advance(len(rows[start : start + CHUNK]))
+                with self._writing() as connection:
+                    self._remember(connection, fingerprint, latest)
+        except OutputError as error:
+            raise BusyError(f"another process is indexing labels: {error}") from None
+
+    def _rows(self, fingerprint: str, features: list[int] | None) -> list[tuple[int, str, str]]:
+        """Rows of the lines of these features, or of all, in the order of their ids."""
+        number, place = self._numbers[fingerprint], self._place_of(fingerprint)
+        lines = self.workspace.labels.lines(fingerprint, features)
+        known = sorted((int(place[feature]), texts) for feature, texts in lines.items() if feature < len(place))
+        return [
+            (_range(number, at)[0] | slot, kind, text.translate(CONTROL))
+            for at, texts in known
+            for slot, (kind, text) in enumerate(texts[: 1 << SLOTS])
+        ]
+
+    def _place_of(self, fingerprint: str) -> Int64[np.ndarray, " F"]:
+        """Place of every feature in the order of how often they fire."""
+        order = self._order[fingerprint]
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
-        with self._writing() as connection:
-            serial = connection.execute("SELECT serial FROM dictionaries WHERE number = ?", (number,)).fetchone()[0]
-            latest, changed = self.workspace.labels.changes(fingerprint, serial)
-            if changed is None:
-                self._forget(connection, number)
-            else:
-                for feature in changed:
-                    if feature < len(place):
-                        self._forget(connection, number, int(place[feature]))
-            lines = self.workspace.labels.lines(fingerprint, changed)
-            with progress("index labels", sum(map(len, lines.values())), "labels") as bar:
-                rows = (
-                    (number << PLACES + SLOTS | int(place[feature]) << SLOTS | slot, kind, text.translate(CONTROL))
-                    for feature, texts in lines.items()
-                    if feature < len(place)
-                    for slot, (kind, text) in enumerate(texts[: 1 << SLOTS])
-                )
-                for chunk in _chunks(rows):
-                    connection.executemany("INSERT INTO texts VALUES (?, ?, ?)", chunk)
-                    connection.executemany(
-                        "INSERT INTO lines (rowid, text) VALUES (?, ?)", [(i, t) for i, _, t in chunk]
-                    )
-                    bar.advance(len(chunk))
-            connection.execute("UPDATE dictionaries SET serial = ? WHERE number = ?", (latest, number))
-        return True
+        return place
+
+    def _insert(self, connection: sqlite3.Connection, rows: list[tuple[int, str, str]]) -> None:
+        connection.executemany("INSERT INTO texts VALUES (?, ?, ?)", rows)
+        connection.executemany("INSERT INTO lines (rowid, text) VALUES (?, ?)", [(id, text) for id, _, text in rows])
+
+    def _remember(self, connection: sqlite3.Connection, fingerprint: str, serial: int) -> None:
+        number = self._numbers[fingerprint]
+        connection.execute("UPDATE dictionaries SET serial = ? WHERE number = ?", (serial, number))
 
     def texts(self, fingerprint: str) -> tuple[int, list[tuple[int, Why, str]]]:
         """The serial of a dictionary's lines, and all of them: feature, kind and text, what fires most first."""
@@ -178,12 +217,18 @@ class LineIndex:
         row = self._connection().execute("SELECT serial FROM dictionaries WHERE number = ?", (number,)).fetchone()
         return 0 if row is None else row[0]
 
-    def _forget(self, connection: sqlite3.Connection, number: int, place: int | None = None) -> None:
-        rows = connection.execute(
-            "SELECT id, text FROM texts WHERE id BETWEEN ? AND ?", _range(number, place)
-        ).fetchall()
-        connection.executemany("INSERT INTO lines (lines, rowid, text) VALUES ('delete', ?, ?)", rows)
-        connection.execute("DELETE FROM texts WHERE id BETWEEN ? AND ?", _range(number, place))
+    def _forget(self, connection: sqlite3.Connection, span: tuple[int, int], most: int = -1) -> int:
+        """Take lines out of the index; returns how many."""
+        asked = "SELECT id, text FROM texts WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+        rows = connection.execute(asked, (*map(int, span), most)).fetchall()
+        if rows:
+            connection.executemany("INSERT INTO lines (lines, rowid, text) VALUES ('delete', ?, ?)", rows)
+            connection.execute("DELETE FROM texts WHERE id BETWEEN ? AND ?", (rows[0][0], rows[-1][0]))
+        return len(rows)
+
+    def _forget_some(self, span: tuple[int, int]) -> int:
+        with self._writing() as connection:
+            return self._forget(connection, span, CHUNK)
 
     def _prepare(self) -> None:
         for attempt in range(2):
@@ -230,50 +275,13 @@ class LineIndex:
         connection.execute("COMMIT")
 
 
-def words_query(text: str, *, prefix: bool) -> str | None:
-    """FTS5 query for lines that hold all words of a text, the last one perhaps not finished; None without any words.
-
-    Whatever FTS5 would take for syntax is quoted, or is no word.
-    """
-    words = re.findall(r"\w+", text)[:MOST_WORDS]
-    quoted = [f'"{word}"' for word in words]
-    if prefix and quoted and not text[-1:].isspace():
-        quoted[-1] += "*"
-    return " ".join(quoted) or None
-
-
-def phrase_query(text: str) -> str | None:
-    """FTS5 query for lines that hold the words of a text one behind the other; None without any words."""
-    words = re.findall(r"\w+", text)[:MOST_WORDS]
-    return f'"{" ".join(words)}"' if words else None
-
-
-def unmark(marked: str) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """A text without the signs around its matches, and where they were."""
-    text, ranges, start = "", [], 0
-    for piece in re.split(f"([{OPEN}{CLOSE}])", marked):
-        if piece == OPEN:
-            start = len(text)
-        elif piece == CLOSE:
-            ranges.append((start, len(text)))
-        else:
-            text += piece
-    return text, tuple(ranges)
-
-
 def _place(id: int) -> int:
     return id >> SLOTS & (1 << PLACES) - 1
 
 
-def _range(number: int, place: int | None = None) -> tuple[int, int]:
+def _range(number: int, place: Any = None) -> tuple[int, int]:
     """Ids of a dictionary's lines, or of one feature's."""
     if place is None:
         return number << PLACES + SLOTS, (number + 1 << PLACES + SLOTS) - 1
-    first = number << PLACES + SLOTS | place << SLOTS
+    first = number << PLACES + SLOTS | int(place) << SLOTS
     return first, first + (1 << SLOTS) - 1
-
-
-def _chunks(rows: Iterable[tuple[int, str, str]], size: int = 5000) -> Iterator[list[tuple[int, str, str]]]:
-    rows = iter(rows)
-    while chunk := list(islice(rows, size)):
-        yield chunk

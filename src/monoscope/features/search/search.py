@@ -31,6 +31,7 @@ from monoscope.features.workspace import BusyError, Workspace
 
 AT_ONCE = 300  # changed features that a query indexes by itself
 MOST_HITS = 500
+PATIENCE_S = 600
 
 
 class Search:
@@ -73,7 +74,7 @@ class Search:
             if not one.open(self.root):
                 derived.derive(self.root, one.bundle)
                 one.open(self.root)
-            self.index.lines.refresh(one.fingerprint)
+            self._refresh(one)
             if self.index.meaning is not None:
                 self.index.meaning.rows([text for _, _, text in one.sheet().lines], make=True)
         self.warm(names)
@@ -125,6 +126,18 @@ class Search:
         if not one.open(self.root) or behind is None or behind > AT_ONCE:
             return True
         return self.index.meaning is not None and bool((one.rows()[1] < 0).any())
+
+    def _refresh(self, one: Searched) -> None:
+        """Bring lines up to date, after another process that is at it."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self.index.lines.refresh(one.fingerprint)
+                return
+            except BusyError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
 
     def _catch_up(self, chosen: list[Searched]) -> list[str]:
         """Index what little changed; say what is behind."""

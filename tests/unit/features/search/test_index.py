@@ -11,9 +11,10 @@ import pytest
 from made_bundle import FP
 from search_cases import Meaning, query, small
 
+from monoscope.core.io import owned
 from monoscope.core.progress import silent
 from monoscope.features.search import Search, derived, lines
-from monoscope.features.workspace import Workspace
+from monoscope.features.workspace import BusyError, Workspace
 from monoscope.features.workspace.records import ExplanationDraft, ScoreDraft
 
 
@@ -114,6 +115,50 @@ def test_several_servers_share_one_index(tmp_path: Path) -> None:
             assert shown(server, "second") == {2: "second"}
             server.close()
         assert not [path for path in (tmp_path / "search").iterdir() if "partial" in path.name]
+
+
+def test_while_another_process_indexes_a_search_answers_and_adds(
+    search: Search, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "BUSY_MS", 1)
+    monkeypatch.setattr(lines, "CHUNK", 1)
+    other = Search(search.root, workspace, Meaning())
+    for feature in range(3):
+        workspace.labels.write(FP, feature, f"changed {feature}")
+    with owned(search.index.lines.path.with_suffix(".building")):
+        other.add("small", small(tmp_path / "again.mono"))
+        with pytest.raises(BusyError, match="another process is indexing"):
+            other.index.lines.refresh(FP)
+        assert any("being indexed" in note for note in query(other, "opening").notes)
+    with silent():
+        other.prepare()
+    assert set(shown(other, "changed")) == {0, 1, 2}
+    assert shown(search, "opening") == {3: "opening (brackets)"}
+    other.close()
+
+
+def test_a_rebuild_that_was_cut_short_is_begun_again(
+    search: Search, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "CHUNK", 1)
+    for feature in range(4):
+        workspace.labels.write(FP, feature, f"changed {feature}")
+    insert, calls = search.index.lines._insert, []
+
+    def stop_at_the_third(connection: sqlite3.Connection, rows: list[tuple[int, str, str]]) -> None:
+        calls.append(rows)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        insert(connection, rows)
+
+    monkeypatch.setattr(search.index.lines, "_insert", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt), silent():
+        search.index.lines.refresh(FP)
+    monkeypatch.undo()
+    assert search.index.lines.behind(FP) is None
+    with silent():
+        search.prepare()
+    assert [text for _, _, text in search.index.lines.texts(FP)[1]] == [f"changed {i}" for i in (3, 1, 0, 2)]
 
 
 @pytest.mark.parametrize("broken", [b"nothing that SQLite knows, and longer than its header is" * 40, b""])
