@@ -45,3 +45,4 @@ export interface Condition {
   op: '=' | '!=' | '<' | '<=' | '>' | '>=' | 'in' | 'contains' | 'prefix' | 'matches' | 'is_null' | 'not_null';
   value: boolean | number | string | (boolean | number | string)[] | null;
 }
+export type Run = Schemas['Run'];

@@ -5,6 +5,11 @@ import type { Route } from './router.svelte';
 
 export const routes: Route[] = [
   { path: '/', name: 'home', load: () => import('$/pages/Home.svelte'), rail: { title: 'Home', icon: 'home', key: 'h' } },
+  { path: '/runs', name: 'runs', load: () => import('$/pages/Runs.svelte'), rail: { title: 'Runs', icon: 'run' } },
+  { path: '/runs/:run', name: 'run', load: () => import('$/pages/Run.svelte') },
+  { path: '/lists', name: 'lists', load: () => import('$/pages/Lists.svelte'), rail: { title: 'Lists & notes', icon: 'list' } },
+  { path: '/lists/:list', name: 'list', load: () => import('$/pages/List.svelte') },
+  { path: '/settings', name: 'settings', load: () => import('$/pages/Settings.svelte'), rail: { title: 'Settings', icon: 'settings' } },
   { path: '/d/:dict', name: 'dictionary', load: () => import('$/pages/Dictionary.svelte') },
   { path: '/d/:dict/f/:feature', name: 'feature', load: () => import('$/pages/Feature.svelte') },
 ];

@@ -2,6 +2,7 @@
 
 import type { IconName } from '$/components/Icon.svelte';
 import type { Pin } from './pins.svelte';
+import { href } from './router.svelte';
 
 export interface TrayAction {
   title: string;
@@ -9,4 +10,4 @@ export interface TrayAction {
   href: (pins: readonly Pin[]) => string;
 }
 
-export const trayActions: TrayAction[] = [];
+export const trayActions: TrayAction[] = [{ title: 'Make a list', icon: 'list', href: () => href('/lists', { pins: true }) }];

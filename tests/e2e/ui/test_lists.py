@@ -1,0 +1,145 @@
+"""Lists and notes: made, ordered, written on, and kept from overwriting each other."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+from ui_pages import settle
+
+HOSTILE = "<script>document.title=2</script>"
+
+
+@pytest.fixture
+def server(start: Callable[..., Any], demo: Path) -> Iterator[Any]:
+    """A server of its own, so that what tests write stays apart."""
+    return start(demo)
+
+
+def pin(page: Page, *features: int) -> None:
+    for feature in features:
+        page.goto(page.url.split("/d/")[0].rstrip("/") + f"/d/demo/f/{feature}")
+        settle(page)
+        page.keyboard.press("p")
+
+
+def order(page: Page) -> list[str]:
+    return [item.inner_text() for item in page.locator("ol.items > li h3 .index").all()]
+
+
+@pytest.fixture
+def listed(visit: Callable[..., Any]) -> Page:
+    """A page of a list with features 3, 5 and 8."""
+    page = visit("/d/demo/f/3")
+    pin(page, 3, 5, 8)
+    page.get_by_role("link", name="Make a list").click()
+    settle(page)
+    page.get_by_label("Name of a new list").fill("first ones")
+    page.get_by_role("button", name="Create with 3 pinned features").click()
+    expect(page.get_by_role("heading", name="first ones")).to_be_visible()
+    settle(page)
+    expect(page.locator("ol.items h3")).to_have_count(3)
+    return page
+
+
+def test_pinned_features_become_a_list_that_is_ordered_by_keys(listed: Page) -> None:
+    assert order(listed) == ["3", "5", "8"]
+    listed.get_by_role("button", name="Move feature 8").focus()
+    listed.keyboard.press("ArrowUp")
+    listed.keyboard.press("ArrowUp")
+    expect(listed.locator("ol.items > li h3 .index").first).to_have_text("8")
+    expect(listed.get_by_text("Feature 8 is now 1 of 3")).to_be_attached()
+    listed.wait_for_load_state("networkidle")
+    listed.reload()
+    settle(listed)
+    expect(listed.locator("ol.items h3")).to_have_count(3)
+    assert order(listed) == ["8", "3", "5"]
+
+
+def test_a_feature_is_dragged_to_another_place(listed: Page) -> None:
+    listed.get_by_role("button", name="Move feature 3").drag_to(listed.locator("ol.items > li").nth(2))
+    expect(listed.locator("ol.items > li h3 .index").nth(1)).to_have_text("3")
+    listed.wait_for_load_state("networkidle")
+    listed.reload()
+    settle(listed)
+    expect(listed.locator("ol.items > li h3 .index").nth(1)).to_have_text("3")
+
+
+def test_notes_on_items_removal_and_its_undoing(listed: Page) -> None:
+    note = listed.get_by_label("Note on feature 5")
+    note.fill("closing ones")
+    note.press("Enter")
+    note.blur()
+    listed.wait_for_load_state("networkidle")
+    listed.reload()
+    settle(listed)
+    expect(listed.get_by_label("Note on feature 5")).to_have_value("closing ones")
+    listed.get_by_role("button", name="Take feature 5 off the list").click()
+    expect(listed.locator("ol.items > li")).to_have_count(2)
+    listed.get_by_role("button", name="Undo").click()
+    expect(listed.locator("ol.items > li")).to_have_count(3)
+
+
+def test_a_list_is_renamed_described_saved_and_deleted(listed: Page) -> None:
+    listed.get_by_role("button", name="Rename").click()
+    listed.get_by_label("Name", exact=True).fill("=HYPERLINK(1)")
+    listed.get_by_label("Description").fill(HOSTILE)
+    listed.get_by_role("button", name="Save").click()
+    expect(listed.get_by_role("heading", name="=HYPERLINK(1)")).to_be_visible()
+    expect(listed.get_by_text(HOSTILE)).to_be_visible()
+    note = listed.get_by_label("Note on feature 3")
+    note.fill("=1+1")
+    note.blur()
+    listed.wait_for_load_state("networkidle")
+    with listed.expect_download() as download:
+        listed.get_by_role("button", name="JSON").click()
+    kept = json.loads(Path(download.value.path()).read_text())
+    assert [row["feature"] for row in kept["features"]] == [3, 5, 8]
+    with listed.expect_download() as download:
+        listed.get_by_role("button", name="CSV").click()
+    rows = list(csv.reader(io.StringIO(Path(download.value.path()).read_text())))
+    assert rows[1] == ["demo", "3", "'=1+1"]
+    listed.get_by_role("button", name="Delete", exact=True).first.click()
+    expect(listed.get_by_text("No lists yet")).to_be_visible()
+
+
+def test_notes_are_drawn_as_text_edited_and_never_lost(listed: Page, visit: Callable[..., Any], watch: Any) -> None:
+    watch.allow("status of 412")
+    listed.get_by_label("New note").fill(
+        f"# Why\n\n**bold** and `code` {HOSTILE}\n\n- [out](https://example.org)\n- [no](javascript:alert(1))"
+    )
+    listed.get_by_role("button", name="Add note").click()
+    note = listed.locator("article").filter(has_text="Why")
+    expect(note.get_by_role("heading", name="Why")).to_be_visible()
+    expect(note.locator("strong")).to_have_text("bold")
+    expect(note).to_contain_text(HOSTILE)
+    expect(note.get_by_role("link")).to_have_count(1)
+    assert note.get_by_role("link").get_attribute("rel") == "noopener noreferrer"
+
+    other = visit("/lists")
+    second = other.locator("article").filter(has_text="Why")
+    second.get_by_role("button", name="Edit").click()
+    second.get_by_label("Note").fill("what the other says")
+    note.get_by_role("button", name="Edit").click()
+    note.get_by_label("Note", exact=True).fill("what one says")
+    note.get_by_role("button", name="Save").click()
+    expect(listed.get_by_text("what one says")).to_be_visible()
+    second.get_by_role("button", name="Save").click()
+    expect(second.get_by_role("alert")).to_contain_text("what one says")
+    expect(second.get_by_label("Note")).to_have_value("what the other says")
+    second.get_by_role("button", name="Save mine").click()
+    expect(other.get_by_text("what the other says")).to_be_visible()
+    other.get_by_role("button", name="Delete").click()
+    expect(other.get_by_text("No notes yet")).to_be_visible()
+
+
+def test_a_list_that_is_not_there(visit: Callable[..., Any], watch: Any) -> None:
+    watch.allow("status of 404")
+    page = visit("/lists/01M8C92577R2GDV859VP3C7GR3")
+    expect(page.get_by_role("alert").first).to_be_visible()
