@@ -66,6 +66,20 @@ def test_of_two_who_label_at_once_neither_is_overwritten_unseen(visit: Callable[
     expect(two.get_by_role("region", name="Label and explanations")).to_contain_text("what two says")
 
 
+def test_a_label_is_found_by_its_words(visit: Callable[..., Any]) -> None:
+    page = visit("/d/demo/f/4")
+    label(page, "keyword of a loop")
+    expect(page.locator(".label .text")).to_have_text("keyword of a loop")
+    page.goto(page.url.split("/d/")[0])
+    settle(page)
+    page.keyboard.press("Control+k")
+    page.keyboard.type("loop keyword")
+    found = page.get_by_role("option").filter(has_text="keyword of a loop")
+    expect(found).to_contain_text("label", timeout=60_000)
+    found.click()
+    expect(page.get_by_role("heading", name="Feature 4", exact=True)).to_be_visible()
+
+
 def test_escape_leaves_a_label_as_it_was(visit: Callable[..., Any]) -> None:
     page = visit("/d/demo/f/7")
     page.keyboard.press("e")

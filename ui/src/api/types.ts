@@ -37,6 +37,8 @@ export type ListItem = Schemas['ListItem'];
 export type Note = Schemas['Note'];
 export type Filter = Schemas['Filter'];
 export type FeatureResponse = Schemas['FeatureResponse'];
+export type SearchHit = Schemas['SearchHit'];
+export type SearchResult = Schemas['SearchResult'];
 export type WorkerStatus = Schemas['WorkerStatus'];
 
 /** A condition on a column: it crosses the wire as JSON in a query, which the document only knows as text. */
