@@ -9,7 +9,7 @@ from monoscope.core.errors import ConfigError, DataError
 from monoscope.dictionaries import Dictionary
 from monoscope.evals import Evaluation
 from monoscope.formats import Check, check
-from monoscope.formats.check import is_foreign, verdict
+from monoscope.formats.check import POOR, is_foreign, verdict
 from monoscope.formats.open import Found, find
 
 
@@ -47,14 +47,16 @@ def describe(
     opened = found.open(**settled)
     if model is None:
         return opened.describe()
-    from monoscope.cli.activations import activations_for
+    from monoscope.cli.activations import activations_for, where_it_fits
 
     activations = activations_for(opened, model, reading)
     assert activations is not None, "a model was named"
     fitted = found.fitted(activations, **settled)
-    seen = check(fitted.dictionary(), activations)
-    table = fitted.describe()
+    dictionary, table = fitted.dictionary(), fitted.describe()
+    seen = check(dictionary, activations)
     warnings = [*table.pop("warnings", ()), *seen.warnings]
+    if seen.fvu > POOR and (words := where_it_fits(opened, dictionary, model, reading)) is not None:
+        warnings.append(words)
     return table | {"fit": seen.to_dict()} | ({"warnings": warnings} if warnings else {})
 
 

@@ -9,7 +9,7 @@ that a file leaves open is settled the same way: of the dictionaries it may stan
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -123,6 +123,15 @@ def _suspicions(found: Check, published: Mapping[str, float], dictionary: Dictio
         )
     elif l0 > DENSE * dictionary.n_features:
         yield f"{l0 / dictionary.n_features:.0%} of all features fire on a token at {where}, which is not sparse"
+
+
+def elsewhere(dictionary: Dictionary, activations: Activations, sites: Sequence[Site]) -> dict[Site, float]:
+    """FVU of a dictionary of one site on the activations of others, of the same width."""
+    batches, own, found = sample(activations), dictionary.reads[0], {}
+    for site in sites:
+        moved = [replace(batch, activations={own: batch.activations[site]}) for batch in batches]
+        found[site] = check(dictionary, moved).fvu
+    return found
 
 
 @dataclass(frozen=True, slots=True)

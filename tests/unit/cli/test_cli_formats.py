@@ -88,3 +88,13 @@ def test_evaluate_says_what_does_not_fit_of_foreign_dictionaries(call: Call, tra
     after = call("evaluate", "eval.toml", "--json")
     assert "400 were published" in after.result["warnings"][-1]
     assert torch.isfinite(torch.tensor(after.result["fidelity"]["fvu"]))
+
+
+def test_info_says_where_a_dictionary_fits(call: Call, trained: Path, model: Path) -> None:
+    config = trained / "config.toml"
+    config.write_text(config.read_text().replace('"0.resid_post"', '"0.attn_out"'))
+    text = "text={kind='files', paths=['text.txt']}"
+    seen = call("info", "sae", "--model", model, "--set", text, "--set", "context=16", "--json")
+    assert seen.code == 0, seen.err
+    assert seen.result["fit"]["fvu"] > 1
+    assert seen.result["warnings"][-1].startswith("at 0.resid_")  # of random weights, several are alike

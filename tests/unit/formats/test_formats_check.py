@@ -14,7 +14,7 @@ from small_autoencoder import SITE, D, recipe
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
 from monoscope.evals.metrics import Fidelity
-from monoscope.formats.check import check, choose, random_inputs, sample
+from monoscope.formats.check import check, choose, elsewhere, random_inputs, sample
 from monoscope.formats.folder import LocalFolder
 from monoscope.formats.layout import Layout
 from monoscope.formats.lazy import Lazy
@@ -153,3 +153,10 @@ def test_random_inputs_reach_thresholds_in_any_units() -> None:
     (batch,) = sample(random_inputs(dictionary, 64))
     assert dictionary.encode(dictionary.gather(batch)[0]).l0().float().mean() > 0.5
     assert isinstance(next(iter(batch.activations)), Site)
+
+
+def test_where_a_dictionary_fits_is_found_among_other_sites() -> None:
+    wrong, right = Site(1, "resid_post"), Site(2, "mlp_out")
+    noise = torch.randn(200, D, generator=torch.Generator().manual_seed(6))
+    fvu = elsewhere(fitting(), {wrong: noise, right: own()}, [wrong, right])
+    assert fvu[right] < 0.1 < 1 < fvu[wrong]
