@@ -1,7 +1,7 @@
 // Tokens as elements. One strip is a few hundred of them, drawn without a component each; what a token is worth is
 // looked up from its strip when the pointer is over it.
 
-import { classes } from './ramp';
+import { classes, opacity } from './ramp';
 import { isPartial, visible } from './tokens';
 
 export interface Strip {
@@ -16,7 +16,12 @@ export interface Strip {
   start: number;
   /** Which tokens are special. */
   special?: ((at: number) => boolean) | undefined;
+  /** Of features that move activations between tokens: where the peak's came from, by place. */
+  sources?: ReadonlyMap<number, number> | undefined;
 }
+
+/** Most of a source's color, so that text reads over it on both surfaces. */
+const SOURCE = 0.55;
 
 /** Tokens within this of the strongest one are a snippet. */
 export const NEAR = 8;
@@ -63,11 +68,21 @@ function token(strip: Strip, text: string, i: number): HTMLElement {
   if (strip.peak !== null && Math.abs(i - strip.peak) > NEAR) name += ' far';
   if (isPartial(text)) name += ' bytes';
   if (strip.special?.(i)) name += ' special';
+  const from = strip.sources?.get(i);
+  if (from !== undefined) {
+    name += ' src';
+    span.style.setProperty('--sa', (SOURCE * opacity(from, Math.max(...[...(strip.sources?.values() ?? [])].map(Math.abs)))).toFixed(2));
+  }
   span.className = name;
   span.dir = 'auto';
   span.dataset['i'] = String(i);
   span.textContent = visible(text);
   return span;
+}
+
+/** Sources of a context by their place; none where the feature reads one token at a time. */
+export function sourcesOf(pos: readonly number[], val: readonly number[]): ReadonlyMap<number, number> | undefined {
+  return pos.length ? new Map(pos.map((at, i) => [at, val[i] ?? 0])) : undefined;
 }
 
 /** Activations of a context, from where it fires and how much. */
