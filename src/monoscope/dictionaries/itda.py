@@ -118,7 +118,8 @@ class _Rows:
 
     def __init__(self, dictionary: MatchingPursuit, most: int) -> None:
         assert isinstance(dictionary.activation, Pursuit)
-        self.k, self.method = dictionary.activation.k, dictionary.activation.config.method
+        self.k = dictionary.activation.k
+        self.method: Literal["mp", "omp"] = dictionary.activation.config.method
         rows = dictionary.W_dec.detach()
         self.n = len(rows)
         self.fired = torch.zeros(most, dtype=torch.bool)
