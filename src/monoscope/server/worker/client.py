@@ -23,16 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from monoscope.server.worker.errors import (
-    OutOfMemory,
-    Refused,
-    Stopped,
-    TooBusy,
-    TooLate,
-    Unreadable,
-    WorkerError,
-)
+from monoscope.server.worker.errors import Stopped, TooBusy, TooLate, WorkerError, error_of
 from monoscope.server.worker.protocol import HEADER, Ask, Cancel, Frame, Told, arrays_of, lengths, packed
+from monoscope.server.worker.spawn import environment
 from monoscope.server.worker.state import State
 
 MOST_WAITING = 64
@@ -198,7 +191,7 @@ class Worker:
         command = [sys.executable, "-m", "monoscope.server.worker", str(theirs.fileno()), settings]
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=(theirs.fileno(),), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
+                *command, pass_fds=(theirs.fileno(),), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, env=environment()
             )
         except OSError as error:
             ours.close()
@@ -263,7 +256,7 @@ class Worker:
         if told.kind == "started":
             pending.is_under_way = True
         elif told.kind == "failed":
-            pending.messages.put_nowait(_error(told.name, str(told.body.get("detail", ""))))
+            pending.messages.put_nowait(error_of(told.name, str(told.body.get("detail", ""))))
         else:
             pending.messages.put_nowait(Message(told.kind, told.name, told.body, arrays))
 
@@ -310,16 +303,6 @@ class Worker:
             is_busy = self.state.doing is not None
             self.state.set(phase="busy" if is_busy else "ready", message=None)
         self.state.set(waiting=sum(not pending.is_under_way for pending in self._pending.values()))
-
-
-def _error(name: str, detail: str) -> WorkerError:
-    if name == "called":
-        return TooLate(detail)
-    if name == "memory":
-        return OutOfMemory(detail)
-    if name == "internal":
-        return WorkerError(detail)
-    return Unreadable(detail) if name == "DataError" else Refused(detail)
 
 
 async def _within(awaitable: Any, until: float | None, task: str, seconds: float | None) -> Any:

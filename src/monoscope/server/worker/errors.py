@@ -43,3 +43,14 @@ class OutOfMemory(WorkerError):
     """There is not enough memory for the task."""
 
     status = 507
+
+
+def error_of(name: str, detail: str) -> WorkerError:
+    """The error of a task that the worker says has failed."""
+    if name == "called":
+        return TooLate(detail)
+    if name == "memory":
+        return OutOfMemory(detail)
+    if name == "internal":
+        return WorkerError(detail)
+    return Unreadable(detail) if name == "DataError" else Refused(detail)

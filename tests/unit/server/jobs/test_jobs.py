@@ -13,6 +13,8 @@ from monoscope.evals.correspondence import by_direction
 from monoscope.features.workspace import Workspace
 from monoscope.harvest import StandardLibrary
 
+pytestmark = pytest.mark.slow  # a server and its worker process are started
+
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):

@@ -6,6 +6,9 @@ from live_world import SITE
 
 from monoscope.dictionaries import load
 
+pytestmark = pytest.mark.slow  # a server and its worker process are started
+
+
 TEXT = "import os\nfor name in os.listdir('.'):\n    print(name)\n"
 
 

@@ -12,6 +12,9 @@ from monoscope.features import FeatureBundle
 from monoscope.interventions import ablate, clamp, steer
 from monoscope.interventions.operators import Operator, operate
 
+pytestmark = pytest.mark.slow  # a server and its worker process are started
+
+
 PROMPT = "import os\n\ndef main("
 
 

@@ -15,6 +15,8 @@ from monoscope.server.worker.client import Worker
 from monoscope.server.worker.errors import Refused, Stopped, TooBusy, TooLate, WorkerError
 from monoscope.server.worker.protocol import HEADER, MOST_HEAD, Told, arrays_of, lengths, packed
 
+pytestmark = pytest.mark.slow  # a server and its worker process are started
+
 
 @pytest.fixture(scope="module")
 def target(shelf_path):
