@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from ui_pages import settle
@@ -77,8 +78,7 @@ def stop(served: Served) -> None:
     served.process.communicate(timeout=20)
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make(out: Path, site: str, n_features: int, seed: int = 0) -> Path:
     """A run as ``monoscope demo`` leaves it, small: a dictionary of the bundled model, and its features."""
     from monoscope.demo import MODEL
     from monoscope.dictionaries import Recipe
@@ -87,21 +87,47 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from monoscope.models import LanguageModel
     from monoscope.training import Training, train
 
-    out = tmp_path_factory.mktemp("ui") / "demo"
     lm = LanguageModel.from_pretrained(MODEL)
     lm.name = "bundled"
     text = StandardLibrary(split="train").windows(lm, tokens=40_000)
     recipe = Recipe.from_dict(
-        {"wiring": {"kind": "autoencoder", "n_features": 384}, "function": {"kind": "topk", "k": 16}}
+        {"wiring": {"kind": "autoencoder", "n_features": n_features}, "function": {"kind": "topk", "k": 16}}
     )
     dictionary = train(
         recipe,
-        live(lm, text.shuffled(0), ["2.resid_post"]),
-        training=Training(tokens=text.n_tokens, seed=0),
+        live(lm, text.shuffled(seed), [site]),
+        training=Training(tokens=text.n_tokens, seed=seed),
         out=out / "dictionary",
     )
-    analyze(dictionary, live(lm, text, ["2.resid_post"]), out / "features.mono", lm=lm, config=Analysis(tokens=20_000))
+    analyze(dictionary, live(lm, text, [site]), out / "features.mono", lm=lm, config=Analysis(tokens=20_000))
     return out
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("ui") / "demo", "2.resid_post", 384)
+
+
+@pytest.fixture(scope="session")
+def family(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The demo beside a dictionary of another layer and a smaller one of the same."""
+    out = tmp_path_factory.mktemp("family")
+    return [demo, make(out / "early", "1.resid_post", 192), make(out / "small", "2.resid_post", 256, seed=1)]
+
+
+@pytest.fixture(scope="session")
+def library(family: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of all three, with the model loaded."""
+    served = serve(family, tmp_path_factory.mktemp("library") / "workspace.db")
+    answer = httpx.post(
+        f"{served.address}/api/v1/worker/warm",
+        json={"dicts": ["demo", "early", "small"]},
+        headers={"Authorization": f"Bearer {served.token}"},
+        timeout=300,
+    )
+    assert answer.status_code == 200, answer.text
+    yield served
+    stop(served)
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ export async function* post(path: string, body: unknown, signal: AbortSignal): A
   yield* read(await send('POST', path, { body, signal, accept: 'text/event-stream' }));
 }
 
-/** Events of something that goes on, such as a job or a run; connects again, after the last event it saw, when cut off. */
+/** Events of something that goes on, such as a job or a run, to its end; connects again, after the last event it saw, when cut off. */
 export async function* follow(path: string, signal: AbortSignal): AsyncGenerator<ServerEvent> {
   let last: string | null = null;
   let wait = 500;
@@ -65,7 +65,7 @@ export async function* follow(path: string, signal: AbortSignal): AsyncGenerator
         last = event.id ?? last;
         wait = 500;
         yield event;
-        if (event.event === 'done' || event.event === 'error') return;
+        if (event.event === 'end') return;
       }
     } catch (error) {
       if (signal.aborted) return;

@@ -9,7 +9,7 @@ class Shelf {
   error: Problem | null = $state.raw(null);
   loading = $state(true);
 
-  cards = $derived<Card[]>(this.library?.dictionaries ?? []);
+  cards = $derived<Card[]>(apart(this.library?.dictionaries ?? []));
   byId = $derived(new Map(this.cards.map((card) => [card.id, card])));
 
   async load(): Promise<void> {
@@ -37,6 +37,13 @@ class Shelf {
   name(dict: string): string {
     return this.byId.get(dict)?.name ?? dict;
   }
+}
+
+/** Dictionaries of the same name are told apart by their ids. */
+function apart(cards: Card[]): Card[] {
+  const count = new Map<string, number>();
+  for (const card of cards) count.set(card.name, (count.get(card.name) ?? 0) + 1);
+  return cards.map((card) => ((count.get(card.name) ?? 0) > 1 ? { ...card, name: card.id } : card));
 }
 
 export const shelf = new Shelf();

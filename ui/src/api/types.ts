@@ -40,6 +40,36 @@ export type FeatureResponse = Schemas['FeatureResponse'];
 export type SearchHit = Schemas['SearchHit'];
 export type SearchResult = Schemas['SearchResult'];
 export type WorkerStatus = Schemas['WorkerStatus'];
+export type Message = Schemas['Message'];
+/** What is read: a text, or turns that go through the chat template. */
+export type Prompt = { text: string } | { messages: Message[] };
+export type ActivateResponse = Schemas['ActivateResponse'];
+export type TokenOut = Schemas['TokenOut'];
+export type Hit = Schemas['Hit'];
+export type WholeHit = Schemas['WholeHit'];
+export type HeatRow = Schemas['HeatRow'];
+export type DiffResponse = Schemas['DiffResponse'];
+export type DiffHit = Schemas['DiffHit'];
+export type Aligned = Schemas['Aligned'];
+export type EditIn = Schemas['EditIn'];
+export type SteerRequest = Schemas['SteerRequest'];
+export type SteerStart = Schemas['SteerStart'];
+export type SteerToken = Schemas['SteerToken'];
+export type Likely = Schemas['Likely'];
+export type PlaceTrace = Schemas['PlaceTrace'];
+export type SteerTrace = Schemas['SteerTrace'];
+export type Guard = Schemas['Guard'];
+export type SteerDone = Schemas['SteerDone'];
+export type CompareRequest = Schemas['CompareRequest'];
+export type CompareMetrics = Schemas['CompareMetrics'];
+export type ComparePair = Schemas['ComparePair'];
+export type Comparison = Schemas['Comparison'];
+export type CompareRow = Schemas['CompareRow'];
+export type CompareRows = Schemas['CompareRows'];
+export type Job = Schemas['Job'];
+export type JobEvent = Schemas['JobEvent'];
+export type JobList = Schemas['JobList'];
+export type Progress = Schemas['Progress'];
 
 /** A condition on a column: it crosses the wire as JSON in a query, which the document only knows as text. */
 export interface Condition {

@@ -5,6 +5,9 @@ import type { Route } from './router.svelte';
 
 export const routes: Route[] = [
   { path: '/', name: 'home', load: () => import('$/pages/Home.svelte'), rail: { title: 'Home', icon: 'home', key: 'h' } },
+  { path: '/activate', name: 'activate', load: () => import('$/pages/Activate.svelte'), rail: { title: 'Activate', icon: 'activate' } },
+  { path: '/steer', name: 'steer', load: () => import('$/pages/Steer.svelte'), rail: { title: 'Steer', icon: 'steer' } },
+  { path: '/compare', name: 'compare', load: () => import('$/pages/Compare.svelte'), rail: { title: 'Compare', icon: 'compare' } },
   { path: '/runs', name: 'runs', load: () => import('$/pages/Runs.svelte'), rail: { title: 'Runs', icon: 'run' } },
   { path: '/runs/:run', name: 'run', load: () => import('$/pages/Run.svelte') },
   { path: '/lists', name: 'lists', load: () => import('$/pages/Lists.svelte'), rail: { title: 'Lists & notes', icon: 'list' } },
