@@ -21,7 +21,8 @@ from monoscope.server.live.service import Live
 from monoscope.server.pool import Pool, Stop
 from monoscope.server.problems import ProblemError, shown
 from monoscope.server.settings import Settings
-from monoscope.server.table.added import Added
+from monoscope.server.shipped import labels_of
+from monoscope.server.table.added import Added, AddedRow
 from monoscope.server.table.tables import Database
 from monoscope.server.wire.base import SLUG
 from monoscope.server.worker.client import Worker
@@ -40,6 +41,8 @@ class State:
     worker: Worker
     desk: Desk
     stopping: threading.Event = field(default_factory=threading.Event)
+    _shipped: dict[str, dict[int, AddedRow]] = field(default_factory=dict)
+    _added: dict[str, tuple[Added, Added]] = field(default_factory=dict)
 
     @cached_property
     def live(self) -> Live:
@@ -89,8 +92,17 @@ class State:
                 table.order(table.question("", "-density"), Added(), Stop())
 
     def added(self, entry: Entry) -> Added:
-        """What people added to the features of a bundle."""
-        return self.desk.added(entry.dictionary_fp)
+        """What people added to the features of a bundle, over what came with it."""
+        now = self.desk.added(entry.dictionary_fp)
+        if entry.id not in self._shipped:
+            self._shipped[entry.id] = labels_of(entry.bundle)
+        shipped = self._shipped[entry.id]
+        if not shipped:
+            return now
+        kept = self._added.get(entry.id)
+        if kept is None or kept[0] is not now:
+            kept = self._added[entry.id] = (now, now.over(shipped))
+        return kept[1]
 
     def labels(self, id: str, features: Sequence[int]) -> dict[int, str]:
         """The lines shown for some features."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from served import HOSTILE, N_FEATURES, TOKEN, hostile_bundle
 from small_autoencoder import autoencoder
@@ -17,6 +19,7 @@ from small_autoencoder import autoencoder
 from monoscope.dictionaries import load
 from monoscope.dictionaries.saved import save
 from monoscope.features import FeatureBundle
+from monoscope.features.schema import EXPLANATIONS
 from monoscope.server import Server
 from monoscope.server.library.slugs import slug
 from monoscope.server.library.weights import fingerprint_weights
@@ -86,7 +89,10 @@ def test_contexts_are_cut_and_counted(client: httpx.Client) -> None:
     for context in group["contexts"]:
         assert len(context["tokens"]) == context["stop"] - context["start"] == 5
         assert context["val"][context["pos"].index(context["peak"])] == pytest.approx(context["max_act"], rel=1e-3)
-    assert client.get(f"{ONE}/contexts", params={"interval": 77}).json()["groups"] == []
+    answer = client.get(f"{ONE}/contexts", params={"interval": 77})
+    assert answer.json()["groups"] == []
+    again = client.get(f"{ONE}/contexts", headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
 
 
 def test_neighbors_are_the_bundle_s_and_those_of_another(client: httpx.Client, bundle: FeatureBundle) -> None:
@@ -277,3 +283,31 @@ def test_slugs_are_unique_and_speak() -> None:
     assert len(set(many)) == 50
     assert slug(Path("/\u00fc/\u00fc.mono"), []) == "x"
     assert len(slug(Path(f"/{'a' * 300}.mono"), [])) <= 128
+
+
+def test_descriptions_that_came_with_a_bundle_are_labels_until_somebody_writes_one(
+    tmp_path: Path, start: Callable[..., Server]
+) -> None:
+    bundle = hostile_bundle(tmp_path / "told.mono")
+    facts = {"method": "m", "judge": "j", "prompt_hash": "", "created": ""}
+    rows = [
+        {"feature": 3, "id": "a", "text": "worse", **facts, "scores": [("fuzz", 0.25)]},
+        {"feature": 3, "id": "b", "text": "<i>better</i>", **facts, "scores": [("fuzz", 0.75)]},
+        {"feature": 4, "id": "c", "text": "unscored", **facts, "scores": []},
+    ]
+    whole = [{**dict.fromkeys(EXPLANATIONS.names), **row} for row in rows]
+    pq.write_table(pa.Table.from_pylist(whole, EXPLANATIONS), bundle.path / "explanations.parquet")
+    server = start(bundle.path)
+    with httpx.Client(
+        base_url=f"{server.address}/api/v1", headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False
+    ) as client:
+        shown = client.get("/dictionaries/told/features/3").json()
+        assert shown["label"] == {"text": "<i>better</i>", "source": "bundle", "author": "j", "score": 0.75}
+        assert [one["id"] for one in shown["shipped"]] == ["b", "a"]
+        labeled = {"filter": '[{"column": "label", "op": "not_null"}]', "sort": "-score"}
+        page = client.get("/dictionaries/told/features", params=labeled).json()["columns"]
+        assert (page["feature"], page["label"]) == ([3, 4], ["<i>better</i>", "unscored"])
+        client.post("/labels", json={"dict": "told", "feature": 3, "text": "mine"})
+        assert client.get("/dictionaries/told/features/3").json()["label"]["text"] == "mine"
+        page = client.get("/dictionaries/told/features", params=labeled | {"sort": ""}).json()["columns"]
+        assert page["label"] == ["mine", "unscored"]

@@ -31,7 +31,7 @@ async def feature(request: Request, state: StateDep, dict: str, feature: Feature
     return await state.pool.answer(request, lambda stop: feature_of(state, entry, feature))
 
 
-@router.get("/contexts", response_model=Contexts)
+@router.get("/contexts", response_model=Contexts, responses={304: {"description": "Nothing has changed."}})
 async def contexts(
     request: Request,
     state: StateDep,
@@ -43,7 +43,12 @@ async def contexts(
 ) -> Response:
     """Token windows in which the feature fires, by interval; look-alikes in which it does not."""
     entry = state.feature_of(dict, feature)
-    return await state.pool.answer(request, lambda stop: contexts_of(entry, feature, interval, limit, window))
+    headers = {"ETag": f'"{entry.manifest.fingerprint[:32]}"', "Cache-Control": "private, no-cache"}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return await state.pool.answer(
+        request, lambda stop: contexts_of(entry, feature, interval, limit, window), headers=headers
+    )
 
 
 @router.get("/neighbors", response_model=Neighbors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +32,16 @@ class Added:
 
     version: str = ""
     rows: Mapping[int, AddedRow] = field(default_factory=lambda: _NONE)
+
+    def over(self, shipped: Mapping[int, AddedRow]) -> Added:
+        """Labels of people, and where there are none the shipped ones."""
+        rows = dict(shipped)
+        for feature, row in self.rows.items():
+            below = shipped.get(feature)
+            if row.label is None and below is not None:
+                row = replace(row, label=below.label, label_source=below.label_source, score=below.score)
+            rows[feature] = row
+        return Added(f"{self.version}+", rows)
 
     def column(self, name: str, features: list[int]) -> list[Any]:
         """One column, for some features."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from monoscope.server.wire.base import Dict, Number, Token, Wire
 from monoscope.server.wire.dictionary import Bins
-from monoscope.server.wire.workspace import Explanation, Label, Note, Shown
+from monoscope.server.wire.workspace import Explanation, Label, Note, Shipped, Shown
 
 
 class FiredOn(Wire):
@@ -38,7 +38,8 @@ class SiteNorm(Wire):
 class Feature(Wire):
     """Everything about a feature but its contexts.
 
-    label: the one line to show; my_label: the row of this author, if there is one; labels: those of everybody
+    label: the one line to show; my_label: the row of this author, if there is one; labels: everybody's
+    explanations: of the workspace; shipped: those that came with the bundle, the best first
     sites: of dictionaries that write to several; signed: it fires in both directions, and ``min_act`` is the other end
     """
 
@@ -75,6 +76,7 @@ class Feature(Wire):
     my_label: Label | None
     labels: list[Label]
     explanations: list[Explanation]
+    shipped: list[Shipped]
     tags: list[str]
     bookmarked: bool
 

@@ -53,11 +53,26 @@ class Explanation(Row):
     scores: dict[str, Number]
 
 
+class Shipped(Wire):
+    """A description that came with the bundle, its scores by scorer, and their mean."""
+
+    id: str
+    text: str
+    method: str
+    judge: str
+    created: str
+    score: Number
+    scores: dict[str, Number]
+
+
 class Shown(Wire):
-    """The one line shown for a feature: a person's choice, an imported label, or the best explanation."""
+    """The one line shown for a feature: a person's choice, an imported label, or the best explanation.
+
+    source: ``bundle`` where it is the best description that came with the bundle; the author is then its judge
+    """
 
     text: str
-    source: Literal["user", "explanation", "imported"]
+    source: Literal["user", "explanation", "imported", "bundle"]
     author: str
     score: Number
 
