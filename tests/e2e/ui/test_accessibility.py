@@ -11,8 +11,8 @@ from ui_pages import settle
 
 AXE = Path(__file__).parents[3] / "ui" / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = (
-    "/", "/d/demo", "/d/demo?f=density%3E0.999", "/d/demo/f/3", "/nowhere", "/runs", "/runs/demo", "/lists",
-    "/settings",
+    "/", "/d/demo", "/d/demo?f=density%3E0.999", "/d/demo/f/3", "/nowhere", "/search", "/search?q=self",
+    "/runs", "/runs/demo", "/lists", "/settings",
 )  # fmt: skip
 SIZES = ((360, 740), (680, 430), (1360, 860))
 RULES = """async () => {

@@ -5,6 +5,7 @@ import type { Route } from './router.svelte';
 
 export const routes: Route[] = [
   { path: '/', name: 'home', load: () => import('$/pages/Home.svelte'), rail: { title: 'Home', icon: 'home', key: 'h' } },
+  { path: '/search', name: 'search', load: () => import('$/pages/Search.svelte'), rail: { title: 'Search', icon: 'search' } },
   { path: '/activate', name: 'activate', load: () => import('$/pages/Activate.svelte'), rail: { title: 'Activate', icon: 'activate' } },
   { path: '/steer', name: 'steer', load: () => import('$/pages/Steer.svelte'), rail: { title: 'Steer', icon: 'steer' } },
   { path: '/compare', name: 'compare', load: () => import('$/pages/Compare.svelte'), rail: { title: 'Compare', icon: 'compare' } },
