@@ -70,7 +70,7 @@ class Server:
             lifespan="on",
             timeout_graceful_shutdown=GRACE,
             timeout_keep_alive=30,
-            h11_max_incomplete_event_size=65_536,
+            h11_max_incomplete_event_size=393_216,  # the longest filter, every character as its bytes
         )
         _log_to(Log())
         self._uvicorn = _Uvicorn(config, self.state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -362,11 +362,13 @@ def test_websockets_are_refused(server: Server) -> None:
     assert raw(server, "GET", LIBRARY, headers)[0] in (200, 403, 426)
 
 
-def test_a_server_that_is_slow_to_be_asked_does_not_wait_for_ever(server: Server) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-    connection.connect()
-    connection.sock.send(b"GET / HTTP/1.1\r\n" + b"X: " + b"a" * 70_000)
-    began = time.monotonic()
-    assert connection.sock.recv(100).startswith((b"HTTP/1.1 4", b""))
-    assert time.monotonic() - began < 5
-    connection.close()
+def test_headers_without_an_end_are_not_read_to_the_end(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+        try:
+            for _ in range(1000):
+                connection.sendall(b"a" * 10_000)
+            answer = connection.recv(100)
+        except ConnectionError:
+            return
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer
