@@ -7,7 +7,7 @@ Every feature is given a label, and the labels are indexed, which takes minutes:
 time. Input is the browser's own (pointer, keys), one interaction at a time, with nothing else under way. What is
 measured lies inside the page: from the event, as its first listener hears it, until the frame that shows the result has
 been painted. A result is recognized by what the page holds, watched by a MutationObserver. Where the page waits for one
-to stop typing, that pause is part of the time, and of the target. Percentiles are of whole milliseconds of one browser.
+to stop typing, that pause is part of the time, and of the target.
 
 Interactions of attribution graphs (pruning, hovering, grouping) are left out: their pages do not exist yet.
 
