@@ -43,8 +43,8 @@ def recognizes(path: Path) -> bool:
 
 def write(bundle: FeatureBundle, out: Path, features: Sequence[int]) -> None:
     """Write features into an existing directory, 128 a file; dead ones are listed as skipped."""
-    dead = [i for i in features if bundle.feature(i).is_dead]
-    alive = [i for i in features if i not in set(dead)]
+    is_dead = bundle.column("is_dead")
+    dead, alive = ([i for i in features if bool(is_dead[i]) is state] for state in (True, False))
     dictionary, data = bundle.manifest["dictionary"], bundle.manifest["data"]
     head = {
         "model_id": bundle.manifest["model"]["id"] or "unknown",
