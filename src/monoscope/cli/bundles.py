@@ -52,7 +52,6 @@ def adopt_bundle(source: Path, destination: Path, target: str, *, force: bool) -
         "bundle": str(destination),
         "features": len(bundle),
         "from": recognize(source),
-        "lost": "what it never said",
     }
 
 
