@@ -79,12 +79,14 @@ def _attention(found: Found, e: int, has_norm: bool) -> dict[str, Any]:
     if found.setting("rotary_scale", int, 1) != 1:
         raise DataError(f"{found.where} has rotary_scale {found.config['rotary_scale']}, for which no rule is known")
     adjacent = found.setting("rotary_adjacent_pairs", bool, True)
-    return form | {"rotary": {"frequencies": _frequencies(found), "pairs": "adjacent" if adjacent else "halves"}}
+    return form | {"rotary": {"frequencies": _frequencies(found, e), "pairs": "adjacent" if adjacent else "halves"}}
 
 
-def _frequencies(found: Found) -> list[float]:
+def _frequencies(found: Found, d_head: int) -> list[float]:
     """Radians per position: ``base^(-2j / n)``; stretched by parts where the context was."""
     n, base = found.setting("rotary_dim", int), float(found.setting("rotary_base", int, 10000))
+    if not 0 < n <= d_head:
+        raise DataError(f"{found.where} has rotary_dim {n}; 1 to {d_head}, the width of a head, can be turned")
     plain = [base ** (-2 * j / n) for j in range(n // 2)]
     if not found.setting("use_NTK_by_parts_rope", bool, False):
         return plain
