@@ -251,7 +251,7 @@ class LanguageModel:
 
     def rows(
         self, tokens: Int[Tensor, "batch pos"], mask: Mask | None = None
-    ) -> tuple[CachedRows, Int[Tensor, "batch pos"]]:
+    ) -> tuple[CachedRows, Int[Tensor, "batch first"]]:
         """Rows that ``generate`` continues, nothing of them read yet, and their first tokens, padding in front.
 
         For those who choose the next token themselves; edits apply to whatever is read within their block.

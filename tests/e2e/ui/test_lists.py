@@ -123,9 +123,10 @@ def test_notes_are_drawn_as_text_edited_and_never_lost(listed: Page, visit: Call
     assert note.get_by_role("link").get_attribute("rel") == "noopener noreferrer"
 
     other = visit("/lists")
-    second = other.locator("article").filter(has_text="Why")
+    second = other.locator("article").first
     second.get_by_role("button", name="Edit").click()
     second.get_by_label("Note").fill("what the other says")
+    note = listed.get_by_role("region", name="Notes").locator("article").first
     note.get_by_role("button", name="Edit").click()
     note.get_by_label("Note", exact=True).fill("what one says")
     note.get_by_role("button", name="Save").click()

@@ -1962,7 +1962,8 @@ export interface components {
          * Feature
          * @description Everything about a feature but its contexts.
          *
-         *     label: the one line to show; my_label: the row of this author, if there is one; labels: those of everybody
+         *     label: the one line to show; my_label: the row of this author, if there is one; labels: everybody's
+         *     explanations: of the workspace; shipped: those that came with the bundle, the best first
          *     sites: of dictionaries that write to several; signed: it fires in both directions, and ``min_act`` is the other end
          */
         Feature: {
@@ -2028,6 +2029,8 @@ export interface components {
             labels: components["schemas"]["Label"][];
             /** Explanations */
             explanations: components["schemas"]["Explanation"][];
+            /** Shipped */
+            shipped: components["schemas"]["Shipped"][];
             /** Tags */
             tags: string[];
             /** Bookmarked */
@@ -3027,8 +3030,32 @@ export interface components {
             };
         };
         /**
+         * Shipped
+         * @description A description that came with the bundle, its scores by scorer, and their mean.
+         */
+        Shipped: {
+            /** Id */
+            id: string;
+            /** Text */
+            text: string;
+            /** Method */
+            method: string;
+            /** Judge */
+            judge: string;
+            /** Created */
+            created: string;
+            /** Score */
+            score: number | null;
+            /** Scores */
+            scores: {
+                [key: string]: number | null;
+            };
+        };
+        /**
          * Shown
          * @description The one line shown for a feature: a person's choice, an imported label, or the best explanation.
+         *
+         *     source: ``bundle`` where it is the best description that came with the bundle; the author is then its judge
          */
         Shown: {
             /** Text */
@@ -3037,7 +3064,7 @@ export interface components {
              * Source
              * @enum {string}
              */
-            source: "user" | "explanation" | "imported";
+            source: "user" | "explanation" | "imported" | "bundle";
             /** Author */
             author: string;
             /** Score */
@@ -3748,6 +3775,13 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Contexts"];
                 };
+            };
+            /** @description Nothing has changed. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description What went wrong. */
             default: {
