@@ -25,7 +25,7 @@ def test_packages_are_exact_and_hashed() -> None:
     assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in wanted.values()), wanted
     for name, entry in lock()["packages"].items():
         assert not name or entry["integrity"].startswith("sha512-"), name
-        assert entry.get("resolved", "https://registry.npmjs.org/").startswith("https://registry.npmjs.org/"), name
+        assert "resolved" not in entry, name  # an address would be that of whoever wrote the file
 
 
 def test_the_bundler_has_a_binding_for_every_platform() -> None:
