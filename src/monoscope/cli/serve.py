@@ -64,6 +64,7 @@ def _announce(server: Server, *, as_json: bool) -> None:
         return
     library = server.state.library
     print(server.url, flush=True)
-    found = f"{len(library.entries)} dictionaries, {len(library.runs)} runs"
+    counts = ((len(library.entries), "dictionary", "dictionaries"), (len(library.runs), "run", "runs"))
+    found = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts)
     broken = "".join(f"\ncannot read {fault.path}: {fault.problem}" for fault in library.faults)
     print(f"serving {found}; Ctrl-C ends{broken}", file=sys.stderr, flush=True)

@@ -76,4 +76,5 @@ def run(out: Path, *, force: bool = False, scale: float = 1.0) -> dict[str, Any]
         "tokens/s": rate,
         "seconds": round(time.monotonic() - began),
         "page": str(page.resolve()),
+        "all features": f"monoscope serve {out}",
     }
