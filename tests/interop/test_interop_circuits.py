@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
-from interop_peers import GOLDEN, read_by_peer
+from interop_peers import GOLDEN, agreement, read_by_peer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -80,24 +79,11 @@ def test_the_library_computes_the_same_from_what_we_write(
         wanted[case.name] = case
         save_file({"x": case.x.contiguous()}, directory / "x.safetensors")
     read_by_peer(layout, tmp_path)
-    worst, wrong = {"acts": 0.0, "recon": 0.0}, {}
-    for name, case in wanted.items():
-        if (tmp_path / name / "refused.txt").exists():
-            wrong[name] = (tmp_path / name / "refused.txt").read_text()[-600:]
-            continue
-        theirs = load_file(tmp_path / name / "theirs.safetensors")
-        if not torch.equal(theirs["acts"] != 0, case.acts != 0):
-            wrong[name] = "other features fire"
-            continue
-        for key, value in (("acts", case.acts), ("recon", case.recon)):
-            error = ((theirs[key] - value).abs() / (1 + value.abs())).max().item()
-            worst[key] = max(worst[key], error)
-            if error > 1e-5:
-                wrong[name] = f"{key} off by {error:.2g}"
+    found = agreement(tmp_path, wanted)
     with capsys.disabled():
         print(
-            f"\n{layout}: {len(wanted) - len(wrong)} of {len(wanted)} cases compute the same there, {len(refused)} "
-            f"refused; largest difference of activations {worst['acts']:.1e}, of reconstructions {worst['recon']:.1e}"
+            f"\n{layout}: {len(wanted) - len(found.wrong)} of {len(wanted)} cases compute the same there, "
+            f"{len(refused)} refused; {found}"
         )
-    assert not wrong, json.dumps(wrong, indent=1)
+    assert not found.wrong, json.dumps(found.wrong, indent=1)
     assert len(wanted) >= least, json.dumps(refused, indent=1)
