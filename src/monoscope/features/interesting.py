@@ -213,6 +213,7 @@ def _scores(bundle: FeatureBundle, contexts: _Contexts, answers: _Answers) -> Fl
     peaked = np.argsort(np.argsort(kurtosis, kind="stable"), kind="stable") / max(len(bundle) - 1, 1)
     typical = np.where((contexts.lowest < 0) & (maximum > 0), np.hypot(mean, std), np.abs(mean))
     contrast = np.clip(1 - typical / np.maximum(np.maximum(maximum, -contexts.lowest), 1e-12), 0, 1)
+    contrast = np.nan_to_num(contrast, nan=0.0)  # where the mean is not known, as in bundles of other tools' files
     steady = _steady(contexts, answers)
     score = consistency**2 * (1 + steady) * (1 + peaked) * (1 + contrast) / 8 * contexts.distinct / (1 + density / 0.02)
     legible = np.array([_legible(bundle.vocabulary[token]) for token in bundle.column("top_token")])

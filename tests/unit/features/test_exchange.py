@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -149,6 +150,11 @@ def test_bins_and_duplicates_of_a_file_are_settled_anew(tmp_path: Path) -> None:
     assert (feature.density, feature.max_act) == (pytest.approx(0.01), 10.0)
     assert [(t.text, t.value) for t in feature.promoted] == [("a", 1.5)]
     assert [bundle.feature(i).is_dead for i in range(5)] == [True] * 4 + [False]
+    # Of the five activations in the examples two stand on " cat", since the twin counts.
+    assert feature.n_sequences == 3
+    assert (feature.tokens[0].text, feature.tokens[0].value) == (" cat", pytest.approx(0.4))
+    assert feature.token_means[0] == pytest.approx(10.0)
+    assert bundle.vocabulary[bundle.column("top_token")[4]] == " cat"
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -199,6 +205,25 @@ def test_html_in_tokens_is_text(tmp_path: Path) -> None:
     page = write_page(tmp_path / "page.html", bundle, features=[4], labels={4: evil}).read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
+
+
+def test_the_best_of_an_adopted_bundle_are_shown_on_its_page(tmp_path: Path) -> None:
+    words = np.array(["a", " cat", " dog", "(", ")"])
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(6):
+        on = [str(words[index % 5]) if rng.random() < 0.9 else str(rng.choice(words)) for _ in range(20)]
+        shown = [
+            {"bin_min": -1, "tokens": [f"w{index}.{i}", token, "x"], "values": [0.0, 5.0 - i / 10, 0.0]}
+            for i, token in enumerate(on)
+        ]
+        bars = {"freq_hist_data_bar_values": [1.0, 2.0], "freq_hist_data_bar_heights": [3.0, 4.0]}
+        rows.append({"feature_index": index, "frac_nonzero": 0.01, "activations": shown, **bars})
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "batch-0.json").write_text(json.dumps({"features": rows}))
+    page = write_page(tmp_path / "page.html", adopt(tmp_path / "in", tmp_path / "out.mono")).read_text()
+    assert page.count("<article") >= 4
+    assert "nan" not in re.sub(r"<style>.*?</style>|<script>.*?</script>", "", page, flags=re.DOTALL).lower()
 
 
 def test_a_page_of_chosen_features_shows_them_in_order_with_their_labels(bundle: FeatureBundle, tmp_path: Path) -> None:

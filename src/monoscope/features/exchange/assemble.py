@@ -3,7 +3,8 @@
 Tokens are the texts that occur, numbered in that order; each distinct window is a sequence and a document of its own.
 Which interval an example belongs to, its rank and its twins are settled anew, by this library's rule: files of this
 kind are known with bins and duplicates that are wrong. The examples that a file marks as its strongest are those of
-interval 0 here too; without marks, the strongest are.
+interval 0 here too; without marks, the strongest are. On which tokens a feature fires, and in how many sequences, is
+counted on the examples, which are all of the text that there is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from monoscope.core.errors import DataError
 from monoscope.features.bundle import FeatureBundle
 from monoscope.features.collectors.selection import NEGATIVE, RULE, TOP, ContextTable
+from monoscope.features.collectors.tokens import SHOWN
 from monoscope.features.columns import Columns, Ragged, offsets_of
 from monoscope.features.corpus import Corpus
 from monoscope.features.exchange.described import Bars, Described, Example
@@ -28,8 +30,7 @@ from monoscope.features.writer import write_bundle
 
 MOST_FEATURES = 2**24
 UNKNOWN = (
-    "p999_act", "mean_act", "std_act", "dec_norm", "enc_norm", "enc_dec_cos", "top_token_share", "first_pos_share",
-    "logit_kurtosis",
+    "p999_act", "mean_act", "std_act", "dec_norm", "enc_norm", "enc_dec_cos", "first_pos_share", "logit_kurtosis",
 )  # fmt: skip
 
 
@@ -96,6 +97,8 @@ class _Assembly:
             "neg": self._tokens(feature.suppressed),
             "act": feature.acts,
             "logit": feature.logits,
+            "n_sequences": len({example.tokens for example in firing}),
+            "fires_on": self._fires_on(firing),
             "edges": top * np.linspace(1, 0, self.config.intervals + 1),
         }
         self._contexts(feature, top)
@@ -107,6 +110,16 @@ class _Assembly:
 
     def _tokens(self, tokens: Iterable[tuple[str, float]]) -> list[tuple[int, float]]:
         return [(self._id(text), value) for text, value in tokens]
+
+    def _fires_on(self, firing: Iterable[Example]) -> list[tuple[int, float, float]]:
+        """Tokens on which a feature fires in examples, the most frequent first: their shares, and means."""
+        found: dict[int, list[float]] = {}
+        for example in firing:
+            for place in np.flatnonzero(example.acts):
+                found.setdefault(self._id(example.tokens[place]), []).append(float(example.acts[place]))
+        total = sum(map(len, found.values()))
+        often = sorted(found.items(), key=lambda item: -len(item[1]))[:SHOWN]
+        return [(token, len(values) / total, sum(values) / len(values)) for token, values in often]
 
     def _id(self, text: str) -> int:
         return self.ids.setdefault(text, len(self.ids))
@@ -145,20 +158,24 @@ class _Assembly:
             values = [other if row is None or row[name] is None else row[name] for row in known]
             return np.array(values, np.float32)
 
-        unknown, none = np.full(n, np.nan, np.float32), np.zeros(n, np.uint32)
+        unknown = np.full(n, np.nan, np.float32)
+        tokens = [[] if row is None else row["fires_on"] for row in known]
         density = scalar("density", 0.0)
         scalars = {
             "n_fired": np.zeros(n, np.uint64),
             "density": density,
-            "n_sequences": none,
+            "n_sequences": scalar("n_sequences", 0).astype(np.uint32),
             "max_act": scalar("max_act", 0.0),
             "is_dead": np.array([row is None or row["is_dead"] for row in known]),
-            "top_token": none,
+            "top_token": np.array([own[0][0] if own else 0 for own in tokens], np.uint32),
+            "top_token_share": np.array([own[0][1] if own else 0.0 for own in tokens], np.float32),
             **dict.fromkeys(UNKNOWN, unknown),
             "logit_max": np.array([_first(row, "pos") for row in known], np.float32),
             "logit_min": np.array([_first(row, "neg") for row in known], np.float32),
         }
         lists: dict[str, Ragged] = {}
+        for place, (name, dtype) in enumerate((("ids", np.uint32), ("share", np.float32), ("mean_act", np.float32))):
+            lists[f"token_{name}"] = _ragged([[row[place] for row in own] for own in tokens], dtype)
         for name in ("pos", "neg"):
             pairs = [[] if row is None else row[name] for row in known]
             lists[f"{name}_tokens"] = _ragged([[token for token, _ in own] for own in pairs], np.uint32)

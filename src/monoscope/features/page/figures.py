@@ -143,8 +143,9 @@ def activations(feature: Feature, unit: str) -> str:
         for i, top in enumerate(heights)
         if top
     )
-    least, median, most = (number(float(feature.quantiles[i])) for i in (0, 5, -1))
-    words = f"Activations of feature {feature.index} from {least} to {most}, median {median}"
+    words = f"Activations of feature {feature.index} from {number(low)} to {number(high)}"
+    if len(feature.quantiles):  # not known in bundles of other tools' files
+        words += f", median {number(float(feature.quantiles[len(feature.quantiles) // 2]))}"
     return (
         f'<svg class="hist" viewBox="0 0 {w} {h + 16}" role="img" aria-label="{words}" data-low="{low:.6g}" '
         f'data-high="{high:.6g}">{bands}{bars}<path class="axis" d="M0 {h}H{w}"/>'
