@@ -92,7 +92,7 @@ def _tiles(bundle: FeatureBundle, facts: Mapping[str, str | float]) -> str:
         ("Variance unexplained", _number(stats.get("fvu")), "FVU, as evaluated"),
         ("CE recovered", _percent(stats.get("ce_recovered")), "of the model's loss, when spliced in"),
         ("Dead", _percent(stats.get("dead_share")), "features that never fired here"),
-        ("Tokens read", number(data["n_tokens"]), f"{data['n_sequences']:,} sequences"),
+        ("Tokens read", number(data["n_tokens"]) if data["n_tokens"] else None, f"{data['n_sequences']:,} sequences"),
     ]
     rows += [(name, value if isinstance(value, str) else number(value), "") for name, value in facts.items()]
     cells = (
@@ -104,8 +104,9 @@ def _tiles(bundle: FeatureBundle, facts: Mapping[str, str | float]) -> str:
 
 
 def _wiring(dictionary: Mapping[str, object]) -> str:
-    k = "" if dictionary.get("k") is None else f", k = {dictionary['k']}"
-    return f"{dictionary['function']}{k}, d = {dictionary['d_model']}"
+    sizes = (("k", dictionary.get("k")), ("d", dictionary.get("d_model")))
+    known = ", ".join(f"{name} = {size}" for name, size in sizes if size is not None)
+    return ", ".join(filter(None, (str(dictionary["function"]), known)))
 
 
 def _number(value: float | None) -> str | None:

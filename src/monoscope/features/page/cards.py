@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 
 from monoscope.features.interesting import Finding, Interest
@@ -146,7 +147,8 @@ def _contexts(feature: Feature, largest: float) -> str:
         shown = feature.interval(band.number)[:PER_BAND]
         if shown:
             limits = f"{fixed(band.low, largest)}\u2013{fixed(band.high, largest)}"
-            out.append(_group(limits, f"{percent(band.share)} of firings", shown, largest))
+            share = "" if math.isnan(band.share) else f"{percent(band.share)} of firings"  # which an import may lack
+            out.append(_group(limits, share, shown, largest))
     random, silent = feature.interval(-1)[:OTHERS], feature.interval(-2)[:OTHERS]
     out.append(_fold(f"{len(random)} at random", random, largest))
     out.append(_fold(f"{len(silent)} where it stays silent", silent, largest))
