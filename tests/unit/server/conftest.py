@@ -40,7 +40,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     db = str(tmp_path_factory.mktemp("workspace") / "workspace.db")
     server = Server([root], Settings(port=0, token=TOKEN, db=db)).start()
@@ -49,7 +49,7 @@ def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(server: Server) -> Iterator[httpx.Client]:
     """A client that the server lets in."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -57,7 +57,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stranger(server: Server) -> Iterator[httpx.Client]:
     """A client without a token."""
     with httpx.Client(base_url=server.address, trust_env=False) as client:

@@ -57,7 +57,6 @@ def address(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # beartype does, in the threads of the server
 @schema.parametrize()
 @settings(
     max_examples=EXAMPLES,

@@ -92,12 +92,19 @@ def test_paths_that_are_none(tmp_path: Path) -> None:
         Server([tmp_path], Settings(host="no.such.host.invalid", token="x" * 32, db=str(tmp_path / "w.db")))
 
 
+def servers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "monoscope server"}
+
+
 def test_a_handle_works_where_a_loop_runs(root: Path, tmp_path: Path) -> None:
+    before = servers()
+
     async def cell() -> None:
         server = monoscope.serve(root, background=True, db=str(tmp_path / "w.db"))
         try:
             assert server.url == f"http://127.0.0.1:{server.port}/?token={server.token}"
             assert len(server.token) >= 40
+            assert len(servers() - before) == 1
             async with httpx.AsyncClient(trust_env=False) as client:
                 headers = {"Authorization": f"Bearer {server.token}"}
                 assert (await client.get(f"{server.address}/api/v1/meta", headers=headers)).status_code == 200
@@ -110,7 +117,7 @@ def test_a_handle_works_where_a_loop_runs(root: Path, tmp_path: Path) -> None:
     # In a thread of its own: a browser that other tests drive from this process runs a loop in this one.
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, cell()).result()
-    assert not [thread for thread in threading.enumerate() if thread.name == "monoscope server"]
+    assert not servers() - before
 
 
 @pytest.fixture

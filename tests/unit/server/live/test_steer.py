@@ -230,7 +230,8 @@ def test_closing_the_connection_stops_the_generation(client):
     edits = [{"dict": "topk", "feature": 1, "op": "add", "strength": 0.1}]
     body = {"text": "import os", "edits": edits, "max_tokens": 240, "guard": False}
     with client.stream("POST", "/steer", json=body) as response:
-        next(name for name, _, _ in events(response) if name == "steered.token")
+        said = events(response)  # held: to let go of it closes the connection
+        next(name for name, _, _ in said if name == "steered.token")
         assert client.state.live.n_streams == 1
     until = time.monotonic() + 10
     while client.state.live.n_streams or client.get("/worker").json()["doing"] is not None:
