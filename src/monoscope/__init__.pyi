@@ -28,6 +28,7 @@ from monoscope.interventions import steer as steer
 from monoscope.models import Edit as Edit
 from monoscope.models import LanguageModel as LanguageModel
 from monoscope.server import serve as serve
+from monoscope.training import History as History
 from monoscope.training import Training as Training
 from monoscope.training import to_jumprelu as to_jumprelu
 from monoscope.training import train as train

@@ -80,10 +80,12 @@ def scratch_ui(tmp_path: Path) -> tuple[Path, Path]:
     return ui, out
 
 
-# Stands for npm: `run build -- --outDir DIR` writes a page there.
+# Stands for npm: `run build -- --outDir DIR` writes a page there, `run elements -- --outDir DIR` a module.
 WRITES = """case $1 in
 ci) mkdir -p node_modules ;;
-run) mkdir -p "$5" && echo "<!doctype html>" > "$5/index.html" ;;
+run)
+  mkdir -p "$5"
+  if [ "$2" = build ]; then echo "<!doctype html>" > "$5/index.html"; else echo "export {}" > "$5/elements.js"; fi ;;
 esac"""
 
 
@@ -111,6 +113,21 @@ def test_a_build_that_writes_no_page_fails_and_leaves_the_old_one(
     with pytest.raises(build.BuildError, match=r"no index\.html"):
         build.build(ui, out)
     assert (out / "index.html").read_text() == "old"
+
+
+def test_a_build_without_the_elements_of_notebooks_fails(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ui, out = scratch_ui(tmp_path)
+    command(tmp_path / "bin" / "node", "echo v22.12.0")
+    command(
+        tmp_path / "bin" / "npm",
+        'mkdir -p node_modules "${5:-.}"; [ "$2" = build ] && echo page > "$5/index.html"; exit 0',
+    )
+    only(tmp_path / "bin", monkeypatch)
+    with pytest.raises(build.BuildError, match=r"no elements\.js"):
+        build.build(ui, out)
+    assert not out.exists()
 
 
 def test_without_a_registry_the_message_says_how_to_go_on(

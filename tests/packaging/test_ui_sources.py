@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UI, BUILT = ROOT / "ui", ROOT / "src" / "monoscope" / "_ui"
-MOST_SCRIPT = 250_000
+MOST_SCRIPT, MOST_ELEMENTS = 250_000, 300_000
 
 
 def lock() -> dict[str, Any]:
@@ -66,3 +66,11 @@ def test_what_was_built_names_no_other_host(manifest: dict[str, Any]) -> None:
     assert not re.search(r"<script(?![^>]*\bsrc=)", page), "the content policy refuses scripts in the page"
     for style in BUILT.glob("assets/*.css"):
         assert not re.search(r"url\((?!data:)", style.read_text()), style
+
+
+def test_the_elements_are_one_small_module() -> None:
+    module = BUILT / "elements.js"
+    if not module.is_file():
+        pytest.skip("the interface is not built: python ui/build.py")
+    assert len(gzip.compress(module.read_bytes())) < MOST_ELEMENTS
+    assert not re.findall(r"""(?:^|[;}\s])import\s*(?:[\w{*]|["'(])""", module.read_text()), "it imports another file"

@@ -7,7 +7,7 @@ import pytest
 from feature_worlds import Text, lookup, world
 from small_autoencoder import autoencoder
 
-from monoscope.core.notebook import bars, described
+from monoscope.core.notebook import bars, curve, described
 from monoscope.features import Analysis, analyze
 from monoscope.features.bundle import FeatureBundle
 
@@ -102,3 +102,11 @@ def test_bars_are_as_high_as_roots_of_counts():
 
 def test_long_lists_are_cut():
     assert "0, 1, 2, 3, 4, 5, and 4 more" in described("x", {"n": list(range(10)), "none": None, "is": True})
+
+
+def test_curves_go_from_their_lowest_to_their_highest():
+    seen = curve([0, 10, 20], [3, 1, 2], "<loss>", width=40, height=22)
+    assert 'points="0.0,1.0 20.0,21.0 40.0,11.0"' in seen
+    assert "&lt;loss&gt; from 3 to 2" in seen
+    assert 'points="0.0,21.0 40.0,21.0"' in curve([1, 2, 3], [5, float("nan"), 5], "level", width=40, height=22)
+    assert curve([1], [float("nan")], "nothing") == ""

@@ -7,6 +7,7 @@ so that it is readable on light and dark.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,3 +53,18 @@ def bars(counts: Iterable[float], *, width: int = 160, height: int = 28) -> str:
     )
     label = f'role="img" aria-label="histogram of {len(values)} bins"'
     return f'<svg width="{width}" height="{height}" fill="rgb(16,185,129)" {label}>{drawn}</svg>'
+
+
+def curve(x: Iterable[float], y: Iterable[float], name: str, *, width: int = 160, height: int = 48) -> str:
+    """A line through the points that are finite, from the lowest to the highest of them."""
+    points = [(float(a), float(b)) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
+    if not points:
+        return ""
+    (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
+    across, up = width / ((right - left) or 1.0), (height - 2) / ((high - low) or 1.0)
+    line = " ".join(f"{(a - left) * across:.1f},{height - 1 - (b - low) * up:.1f}" for a, b in points)
+    label = f'role="img" aria-label="{html.escape(name)} from {points[0][1]:.4g} to {points[-1][1]:.4g}"'
+    return (
+        f'<svg width="{width}" height="{height}" fill="none" stroke="rgb(16,185,129)" stroke-width="1.5" {label}>'
+        f'<polyline points="{line}"/></svg>'
+    )

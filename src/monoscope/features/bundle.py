@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,9 @@ from monoscope.features.schema import (
     contexts_file,
     contexts_group,
 )
+
+if TYPE_CHECKING:
+    from monoscope.features.widgets.views import Explorer
 
 CACHED_GROUPS = 16
 EXPLAINED = "explanations.parquet"
@@ -80,6 +83,12 @@ class FeatureBundle:
         from monoscope.features.notebook import bundle_html
 
         return bundle_html(self)
+
+    def show(self, feature: int = 0) -> Explorer:
+        """A live view for notebooks that goes from feature to feature. Needs the extra ``notebook``."""
+        from monoscope.features.widgets import explore
+
+        return explore(self, feature)
 
     @cached_property
     def features(self) -> pa.Table:

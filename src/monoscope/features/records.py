@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt64
+
+if TYPE_CHECKING:
+    from monoscope.features.widgets.views import FeatureView
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,12 @@ class Feature:
     def interval(self, number: int) -> tuple[Context, ...]:
         """Contexts of one interval, strongest first."""
         return tuple(context for context in self.contexts if context.interval == number)
+
+    def show(self) -> FeatureView:
+        """A live view for notebooks; its ``selected`` and ``hovered`` are tokens. Needs the extra ``notebook``."""
+        from monoscope.features.widgets import show_feature
+
+        return show_feature(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

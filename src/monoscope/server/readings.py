@@ -6,35 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from monoscope.features.records import Context as StoredContext
+from monoscope.features.drawn import contexts_record, digits, feature_record, short
 from monoscope.features.records import Feature as StoredFeature
-from monoscope.features.records import Histogram
 from monoscope.features.records import Neighbor as StoredNeighbor
-from monoscope.features.records import Token as StoredToken
 from monoscope.server.library.library import Entry
 from monoscope.server.problems import ProblemError
 from monoscope.server.state import State
-from monoscope.server.table.columns import digits
 from monoscope.server.texts import texts_of
-from monoscope.server.wire.base import Token
-from monoscope.server.wire.dictionary import Bins
-from monoscope.server.wire.feature import (
-    Band,
-    Context,
-    ContextGroup,
-    Contexts,
-    Feature,
-    FiredOn,
-    Neighbor,
-    Neighbors,
-    SiteNorm,
-)
+from monoscope.server.wire.feature import Context, ContextGroup, Contexts, Feature, Neighbor, Neighbors, SiteNorm
 
 NEAREST = 20
-SAME = (
-    "n_fired density n_sequences max_act p999_act mean_act std_act is_dead dec_norm enc_norm enc_dec_cos "
-    "first_pos_share logit_kurtosis"
-)
 
 
 def feature_of(state: State, entry: Entry, index: int) -> Feature:
@@ -42,29 +23,14 @@ def feature_of(state: State, entry: Entry, index: int) -> Feature:
     bundle = entry.bundle
     stored = bundle.feature(index)
     rare = bundle.features.slice(index, 1).select(["best_score", "cluster"]).to_pylist()[0] if _has_rare(entry) else {}
-    low = float(stored.acts.edges[0]) if len(stored.acts.edges) else 0.0
-    signed = low < 0
     writes = entry.manifest.dictionary.writes
     return Feature(
         dictionary=entry.id,
-        index=index,
         reference=f"{entry.manifest.model.id or 'model'}/{entry.id}/{index}",
         n_features=entry.n_features,
-        **{name: getattr(stored, name) for name in SAME.split()},
-        min_act=low if signed else 0.0,
-        signed=signed,
+        **feature_record(stored),
         best_score=rare.get("best_score"),
         cluster=rare.get("cluster"),
-        act_histogram=_bins(stored.acts),
-        logit_histogram=_bins(stored.logits),
-        quantiles=digits(stored.quantiles),
-        bands=[
-            Band(interval=i.number, low=_short(i.low), high=_short(i.high), share=_short(i.share))
-            for i in stored.intervals
-        ],
-        tokens=_fired_on(stored),
-        promoted=_tokens(stored.promoted),
-        suppressed=_tokens(stored.suppressed),
         sites=_sites(writes, stored) if len(writes) > 1 else None,
         **texts_of(state, entry, index),
     )
@@ -73,34 +39,14 @@ def feature_of(state: State, entry: Entry, index: int) -> Feature:
 def contexts_of(entry: Entry, index: int, interval: int | None, limit: int, window: int | None) -> Contexts:
     """A feature's contexts, those of the strongest interval first, then the bands, random ones, and look-alikes."""
     bundle = entry.bundle
-    stored = bundle.feature(index)
-    groups: dict[int, list[StoredContext]] = {}
-    for context in stored.contexts:
-        if interval is None or context.interval == interval:
-            groups.setdefault(context.interval, []).append(context)
-    ids: dict[int, int] = {}
-    bands = {band.number: band for band in stored.intervals}
-    ordered = sorted(groups, key=lambda number: (number < 0, abs(number)))
-    out = []
-    for number in ordered:
-        band = bands.get(number)
-        out.append(
-            ContextGroup.model_construct(
-                interval=number,
-                low=None if band is None else _short(band.low),
-                high=None if band is None else _short(band.high),
-                share=None if band is None else _short(band.share),
-                contexts=[_context(context, ids, window) for context in groups[number][:limit]],
-            )
+    record = contexts_record(bundle.feature(index), bundle.special, interval=interval, limit=limit, window=window)
+    groups = [
+        ContextGroup.model_construct(
+            **group | {"contexts": [Context.model_construct(**context) for context in group["contexts"]]}
         )
-    vocabulary, special = bundle.vocabulary, bundle.special
-    largest = max((abs(context.max_act) for context in stored.contexts), default=None)
-    return Contexts.model_construct(
-        strings=[vocabulary[i] for i in ids],
-        special=[place for i, place in ids.items() if i in special],
-        max_act=None if largest is None else _short(largest),
-        groups=out,
-    )
+        for group in record.pop("groups")
+    ]
+    return Contexts.model_construct(groups=groups, **record)
 
 
 def neighbors_of(state: State, entry: Entry, index: int, by: str) -> Neighbors:
@@ -149,46 +95,11 @@ def _neighbor(state: State, entry: Entry, neighbor: StoredNeighbor) -> Neighbor:
     return Neighbor(
         dictionary=entry.id,
         feature=neighbor.feature,
-        value=_short(neighbor.value),
+        value=short(neighbor.value),
         label=None if added is None else added.label,
         top_token=vocabulary[token] if token is not None and token < len(vocabulary) else None,
         density=facts["density"],
     )
-
-
-def _context(context: StoredContext, ids: dict[int, int], window: int | None) -> Context:
-    first, last = 0, context.stop - context.start
-    if window is not None and last > window:
-        first = min(max(context.peak - window // 2, 0), last - window)
-        last = first + window
-    acts = context.acts[first:last]
-    fires = np.flatnonzero(acts)
-    return Context.model_construct(
-        rank=context.rank,
-        seq=context.sequence,
-        doc=context.document,
-        start=context.start + first,
-        stop=context.start + last,
-        peak=context.peak - first,
-        max_act=_short(context.max_act),
-        dup_of=context.dup_of,
-        tokens=[ids.setdefault(token, len(ids)) for token in context.token_ids[first:last]],
-        pos=fires.tolist(),
-        val=digits(acts[fires]),
-        src_pos=[position - context.start - first for position, _ in context.sources],
-        src_val=[_short(value) for _, value in context.sources],
-    )
-
-
-def _fired_on(stored: StoredFeature) -> list[FiredOn]:
-    means = digits(stored.token_means)
-    return [
-        FiredOn(id=t.id, text=t.text, share=_short(t.value), mean=m) for t, m in zip(stored.tokens, means, strict=True)
-    ]
-
-
-def _tokens(tokens: tuple[StoredToken, ...]) -> list[Token]:
-    return [Token(id=token.id, text=token.text, value=_short(token.value)) for token in tokens]
 
 
 def _sites(writes: list[str], stored: StoredFeature) -> list[SiteNorm]:
@@ -197,14 +108,6 @@ def _sites(writes: list[str], stored: StoredFeature) -> list[SiteNorm]:
     return [SiteNorm(site=site, norm=n, cosine=c) for site, n, c in zip(writes, norms, cosines, strict=False)]
 
 
-def _bins(histogram: Histogram) -> Bins:
-    return Bins(edges=digits(histogram.edges), counts=histogram.counts.tolist(), scale="linear")
-
-
 def _has_rare(entry: Entry) -> bool:
     names = entry.bundle.features.schema.names
     return "best_score" in names and "cluster" in names
-
-
-def _short(value: float) -> Any:
-    return float(f"{value:.6g}") if np.isfinite(value) else None

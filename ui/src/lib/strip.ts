@@ -14,6 +14,8 @@ export interface Strip {
   peak: number | null;
   /** Position of the first token in its sequence. */
   start: number;
+  /** Number of its sequence in the bundle. */
+  sequence?: number | undefined;
   /** Which tokens are special. */
   special?: ((at: number) => boolean) | undefined;
   /** Of features that move activations between tokens: where the peak's came from, by place. */

@@ -11,13 +11,14 @@ import pyarrow as pa
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from monoscope.features.drawn import digits
 from monoscope.server.aggregates import curves, density_histogram, n_dead, norm_histogram, notable
 from monoscope.server.cards import card_fields, cards
 from monoscope.server.library.library import Entry
 from monoscope.server.pool import Stop
 from monoscope.server.problems import ProblemError, shown
 from monoscope.server.state import EntryDep, State, StateDep
-from monoscope.server.table.columns import ADDED, digits
+from monoscope.server.table.columns import ADDED
 from monoscope.server.table.export import arrow_stream, csv_stream
 from monoscope.server.table.tables import FeatureTable
 from monoscope.server.wire.base import MAX_FEATURE

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt32
 
+from monoscope.features.drawn import digits
 from monoscope.server.wire.dictionary import Column
 
 Kind = Literal["number", "integer", "boolean", "text", "texts"]
@@ -140,19 +141,3 @@ def _texts(ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> pa.ChunkedArray:
 def indices(rows: UInt32[np.ndarray, " n"]) -> pa.Array:
     """Row numbers for Arrow's ``take``; not ``pa.array``, which imports pandas where there is one."""
     return pa.Array.from_buffers(pa.uint32(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows))])
-
-
-def digits(values: np.ndarray) -> list[Any]:
-    """Numbers as JSON shows them: floats to six significant digits, about what single precision holds; NaN as null."""
-    if values.dtype.kind != "f":
-        return values.tolist()
-    wide = values.astype(np.float64)
-    finite = np.isfinite(wide)
-    size = np.where(finite & (wide != 0), np.abs(wide), 1.0)
-    scale = 10.0 ** (5 - np.floor(np.log10(size)))
-    rounded = np.where(finite & np.isfinite(scale), np.round(wide * scale) / scale, wide)
-    out: list[Any] = rounded.tolist()
-    if not finite.all():
-        for i in np.flatnonzero(~finite).tolist():
-            out[i] = None
-    return out
