@@ -42,7 +42,7 @@ check: lint ui
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow" --jaxtyping-packages=
 
 interop: $(INSTALLED)
-	@$(BIN)/python tests/interop/environments.py
+	@$(BIN)/python tests/interop/environments.py interop
 	@$(BIN)/python -m pytest -q --interop tests/interop tests/unit/formats/test_formats_golden.py \
 		tests/unit/formats/test_formats_llamascopium.py tests/unit/formats/test_formats_circuit_tracer.py
 

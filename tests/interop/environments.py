@@ -1,6 +1,7 @@
-"""Environments of the libraries whose files monoscope reads and writes, one virtual environment each.
+"""Environments of the libraries that monoscope is compared with: as readers and writers of files, and in speed.
 
-    python tests/interop/environments.py                 builds all of them under build/interop/
+    python tests/interop/environments.py interop         builds those whose files are exchanged, under build/interop/
+    python tests/interop/environments.py bench           builds those that train
     python tests/interop/environments.py sae-lens        builds one
 
 Each holds one library at the version below, beside the torch that monoscope itself is tested with. Building prints
@@ -24,6 +25,12 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "dictionary-learning": ("dictionary-learning==0.1.0",),
     "llamascopium": ("llamascopium==2.0.0b34", "transformer-lens<4"),
     "circuit-tracer": ("circuit-tracer==0.5.0",),
+    "overcomplete": ("overcomplete==0.3.0", "matplotlib<3.9"),
+}
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "interop": ("sae-lens", "eai-sparsify", "dictionary-learning", "llamascopium", "circuit-tracer"),
+    "bench": ("sae-lens", "eai-sparsify", "dictionary-learning", "llamascopium", "overcomplete"),
 }
 
 UNWANTED: dict[str, tuple[str, ...]] = {"dictionary-learning": ("torchvision",)}
@@ -72,11 +79,11 @@ def _run(command: list[str]) -> None:
 
 
 def main(names: list[str]) -> None:
-    """Build the named environments, or all."""
-    if unknown := sorted(set(names) - set(REQUIREMENTS)):
-        sys.exit(f"no environment is called {', '.join(unknown)}; known: {', '.join(REQUIREMENTS)}")
-    for name in names or REQUIREMENTS:
-        build(name)
+    """Build the named environments and those of the named groups, or all."""
+    if unknown := sorted(set(names) - set(REQUIREMENTS) - set(GROUPS)):
+        sys.exit(f"no environment is called {', '.join(unknown)}; known: {', '.join((*GROUPS, *REQUIREMENTS))}")
+    for one in dict.fromkeys(one for name in names or REQUIREMENTS for one in GROUPS.get(name, (name,))):
+        build(one)
 
 
 if __name__ == "__main__":

