@@ -1,20 +1,18 @@
-"""Time and memory of `analyze`: on synthetic activations of many features, and on the bundled model.
+"""Time and memory of ``analyze``: beside harvest and encode alone, and on synthetic activations of many features.
 
-    python benchmarks/bench_analyze.py [--out benchmarks/results/bench_analyze.json]
-    python benchmarks/bench_analyze.py --features 65536 --tokens 300000 --model DIR --dictionary DIR
+    python benchmarks/bench_analyze.py                every part whose sources have changed
+    python benchmarks/bench_analyze.py minilm         one part, again
 
-Synthetic: features fire independently with frequencies that fall as 1 / rank^0.7 and strengths that are log-normal, on
-tokens drawn with frequency 1 / rank. Every firing is another (feature, sequence) pair and nothing ever repeats, which
-is the hardest case for the pools. Model: harvest and encode alone, then analyze, which does both too; the ratio is the
-price of the description. Without a dictionary, a random one of 16 times the width, 32 active. Memory is that of the
-process while it analyzes, PyTorch included.
+A model: harvest and encode alone, then analyze, which does both too, in turns; the ratio is the price of the
+description. The dictionary is one of the reference job, trained on 500k tokens. ``synthetic``: features fire
+independently with frequencies that fall as 1 / rank^0.7 and strengths that are log-normal, on tokens drawn with
+frequency 1 / rank. Every firing is another (feature, sequence) pair and nothing ever repeats, which is the hardest case
+for the pools. Memory is that of the process while it analyzes, PyTorch included.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -23,14 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import Usage, asked_for, record, wait_for_quiet
+from peers.data import SITES, dictionary_of, model_of
 from torch import Tensor
 
 from monoscope.core.acts import Acts
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.progress import Lines, reporting
 from monoscope.core.site import Site
-from monoscope.demo.run import MODEL
-from monoscope.dictionaries import Autoencoder, Dictionary, load
+from monoscope.dictionaries import Autoencoder
 from monoscope.dictionaries.variants import TopK
 from monoscope.features import FeatureBundle, analyze
 from monoscope.harvest import ActivationSource, StandardLibrary, live
@@ -38,6 +37,9 @@ from monoscope.models import LanguageModel
 
 SITE = Site(2, "resid_post")
 D, VOCAB, CONTEXT, SEQUENCES = 64, 32768, 256, 16
+FEATURES, TOKENS = 16384, 500_000  # of the synthetic job
+READ, TURNS = 100_000, 2  # of a model
+PARTS = [*SITES, "synthetic"]
 
 
 def zipf(n: int, exponent: float) -> np.ndarray:
@@ -118,31 +120,26 @@ def synthetic(features: int, tokens: int, out: Path) -> dict[str, Any]:
     return report(bundle, {"features": features, "encode_s": drawing, "analyze_s": seconds, "before_mb": before})
 
 
-def random_dictionary(lm: LanguageModel) -> Dictionary:
-    n, width = 16 * lm.d_model, {SITE: lm.d_model}
-    dictionary = Autoencoder(Autoencoder.Config(n_features=n), TopK.Config(k=32).build(n), (SITE,), (SITE,), width)
-    with torch.no_grad():
-        dictionary.W_dec.copy_(torch.nn.functional.normalize(torch.randn(n, lm.d_model), dim=1))
-        dictionary.W_enc.copy_(dictionary.W_dec.T)
-    return dictionary.frozen()
-
-
-def real(model: Path, path: Path | None, tokens: int, out: Path) -> dict[str, Any]:
-    lm = LanguageModel.from_pretrained(model)
-    dictionary = random_dictionary(lm) if path is None else load(path)
-    windows = StandardLibrary().windows(lm, context=min(CONTEXT, lm.context_length), tokens=tokens)
-    source = live(lm, windows, [*dictionary.reads, *dictionary.writes])
-    started = time.perf_counter()
-    with torch.inference_mode():
-        for batch in source:
-            dictionary.encode(dictionary.gather(batch.flat())[0])
-    encoding = time.perf_counter() - started
-    forget_peak()
-    before, started = memory_mb("VmRSS"), time.perf_counter()
-    bundle = analyze(dictionary, source, out, lm=lm)
-    seconds = time.perf_counter() - started
-    facts = {"features": len(bundle), "harvest_encode_s": encoding, "analyze_s": seconds, "before_mb": before}
-    return report(bundle, {**facts, "ratio": seconds / encoding})
+def real(name: str, out: Path) -> dict[str, Any]:
+    """A model: harvest and encode, then analyze, in turns."""
+    lm, dictionary = LanguageModel.from_pretrained(model_of(name)), dictionary_of(name)
+    windows = StandardLibrary().windows(lm, context=CONTEXT, tokens=READ)
+    source = live(lm, windows, [*dictionary.reads])
+    encoding, analyzing = [], []
+    for turn in range(TURNS):
+        started = time.perf_counter()
+        with torch.inference_mode():
+            for batch in source:
+                dictionary.encode(dictionary.gather(batch.flat())[0])
+        encoding.append(time.perf_counter() - started)
+        forget_peak()
+        before, started = memory_mb("VmRSS"), time.perf_counter()
+        bundle = analyze(dictionary, source, out / f"{turn}.mono", lm=lm)
+        analyzing.append(time.perf_counter() - started)
+    ratios = [whole / part for whole, part in zip(analyzing, encoding, strict=True)]
+    facts = {"features": len(bundle), "harvest_encode_s": min(encoding), "analyze_s": min(analyzing)}
+    row = report(bundle, {**facts, "before_mb": before})
+    return row | {"ratio": round(min(analyzing) / min(encoding), 3), "ratios": [round(ratio, 3) for ratio in ratios]}
 
 
 def report(bundle: FeatureBundle, facts: dict[str, Any]) -> dict[str, Any]:
@@ -159,26 +156,24 @@ def report(bundle: FeatureBundle, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--features", type=int, default=16384, help="of the synthetic job")
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="of the synthetic job; the model reads a fifth")
-    parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--dictionary", type=Path)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+def measure(part: str) -> dict[str, Any]:
+    """One part."""
+    before, usage = wait_for_quiet(), Usage()
     with tempfile.TemporaryDirectory() as scratch, reporting(Lines(every=30)):
-        rows = [
-            {"job": "synthetic", **synthetic(options.features, options.tokens, Path(scratch) / "synthetic.mono")},
-            {
-                "job": "model",
-                **real(options.model, options.dictionary, options.tokens // 5, Path(scratch) / "model.mono"),
-            },
-        ]
-    result = {"machine": platform.machine(), "threads": torch.get_num_threads(), "rows": rows}
-    print(json.dumps(result, indent=1))
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        if part == "synthetic":
+            row = synthetic(FEATURES, TOKENS, Path(scratch) / "synthetic.mono")
+        else:
+            row = real(part, Path(scratch))
+    others = {"before": before, "rounds": [{"mean": usage.others()}]}
+    return row | {"threads": torch.get_num_threads(), "others": others}
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    for part in asked_for("analyze", PARTS, __doc__):
+        row = measure(part)
+        record("analyze", part, row)
+        print(part, json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

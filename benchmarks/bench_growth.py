@@ -11,13 +11,12 @@ multiplied by a random matrix where d is another one.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from typing import Any
 
 from bench_peers import DATA
-from machine import ROOT, is_measured, record, wait_for_quiet
+from machine import ROOT, asked_for, record, wait_for_quiet
 from turns import COMPILED, PURE, Side, about, compare, go, ours
 
 REFERENCE = {"d": 384, "features": 6144, "k": 32, "batch": 4096}
@@ -70,19 +69,10 @@ def show(part: str, row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="AXIS=SIZE")
-    parser.add_argument("--list", action="store_true", help="show the parts, and which are measured")
-    parser.add_argument("--again", action="store_true", help="measure every part, measured or not")
-    options = parser.parse_args()
-    if unknown := sorted(set(options.parts) - set(PARTS)):
-        parser.error(f"no part is called {', '.join(unknown)}; --list shows them")
-    if options.list:
-        for part in PARTS:
-            print("measured" if is_measured("growth", part) else "        ", part)
-        return
-    subprocess.run([sys.executable, DATA, "minilm"], check=True)
-    for part in options.parts or [part for part in PARTS if options.again or not is_measured("growth", part)]:
+    parts = asked_for("growth", PARTS, __doc__)
+    if parts:
+        subprocess.run([sys.executable, DATA, "minilm"], check=True)
+    for part in parts:
         row = measure(part)
         record("growth", part, row)
         show(part, row)

@@ -1,49 +1,45 @@
-"""Harvest against a bare hook-and-stop loop: the same windows through the same model, turn by turn.
+"""Harvest against a bare hook-and-stop loop, and what becomes of features in bf16.
 
-    python benchmarks/bench_harvest.py                          a random Llama of the bundled model's size
-    python benchmarks/bench_harvest.py --model PATH --dtype bf16
+    python benchmarks/bench_harvest.py                      every part whose sources have changed
+    python benchmarks/bench_harvest.py minilm/bf16          one part, again
+    python benchmarks/bench_harvest.py --list
 
-The bare loop does what no harvest can do less of: one forward pass under no_grad, a hook that keeps the site's tensor
-and stops the pass. ``live`` besides resolves sites, marks the tokens that count, counts what it leaves out, and checks
-that everything is finite. ``shuffle`` is what comes after; its row is the whole pipeline into flat batches.
+The same windows of text go through the same model, turn by turn. The bare loop does what no harvest can do less of: one
+forward pass under no_grad, a hook that keeps the site's tensor and stops the pass. ``live`` besides resolves sites,
+marks the tokens that count, counts what it leaves out, and checks that everything is finite. ``shuffle(live)`` is what
+training reads: flat batches in random order. In bf16 there is also what features survive (``survival.py``), of a
+dictionary trained on fp32 activations, on text of other documents.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from machine import Usage, asked_for, middle, quantile, record, wait_for_quiet
+from peers.data import SITES, dictionary_of, model_of
+from survival import survival
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from monoscope.core.progress import silent
-from monoscope.harvest import TokenWindows, live, shuffle
+from monoscope.core.site import Site
+from monoscope.harvest import StandardLibrary, TokenWindows, live, shuffle
 from monoscope.harvest.store import DTYPES
 from monoscope.models import LanguageModel
+
+AT_ONCE, BATCHES, TURNS = 16, 3, 12
+PARTS = [f"{name}/{dtype}" for name in SITES for dtype in ("fp32", "bf16")]
+READ = 16_384
 
 
 class Stop(Exception):
     """The site has been seen."""
 
 
-def random_llama() -> LanguageModel:
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        max_position_embeddings=256,
-    )
-    torch.manual_seed(0)
-    return LanguageModel(LlamaForCausalLM(config), name="random Llama, d 192, 4 layers")
-
-
-def bare(lm: LanguageModel, windows: TokenWindows, layer: int, at_once: int) -> Iterator[Tensor]:
+def bare(lm: LanguageModel, windows: TokenWindows, site: Site) -> Iterator[Tensor]:
+    """The site's tensor for some windows at a time."""
     blocks = next(m for m in lm.hf.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == lm.n_layers)
     kept: list[Tensor] = []
 
@@ -51,65 +47,86 @@ def bare(lm: LanguageModel, windows: TokenWindows, layer: int, at_once: int) -> 
         kept[:] = [output if isinstance(output, Tensor) else output[0]]
         raise Stop
 
-    handle = blocks[layer].register_forward_hook(hook)
+    handle = blocks[site.layer].register_forward_hook(hook)
+    arguments = {"use_cache": False} if lm.hf.can_generate() else {}
     try:
-        for tokens in windows.tokens.long().to(lm.device).split(at_once):
+        for tokens in windows.tokens.long().to(lm.device).split(AT_ONCE):
             try:
                 with torch.no_grad():
-                    lm.hf(tokens, use_cache=False)
+                    lm.hf(tokens, **arguments)
             except Stop:
                 yield kept[0]
     finally:
         handle.remove()
 
 
-def seconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+def speeds(lm: LanguageModel, site: Site, dtype: torch.dtype) -> dict[str, Any]:
+    """Tokens per second of each way to read, and how many times the bare loop's that is."""
+    n = BATCHES * AT_ONCE
+    windows = StandardLibrary().windows(lm, context=256, tokens=2 * n * 256)[:n]
+    contestants: dict[str, Callable[[], Iterator[Any]]] = {
+        "bare loop": lambda: bare(lm, windows, site),
+        "live": lambda: iter(live(lm, windows, [site], windows_per_batch=AT_ONCE, dtype=dtype)),
+        "shuffle(live)": lambda: iter(shuffle(live(lm, windows, [site], dtype=dtype), windows.n_tokens // 2)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(TURNS + 1):
+        for name, run in contestants.items():
+            stream = run()
+            began = time.perf_counter()
+            for _ in stream:
+                pass
+            if turn:  # the first warms up
+                times[name].append(time.perf_counter() - began)
+    rows = {}
+    for name, seconds in times.items():
+        ratios = [base / own for base, own in zip(times["bare loop"], seconds, strict=True)]
+        rows[name] = {
+            "tokens_per_s": round(n * 256 / middle(seconds)),
+            "ratio": round(middle(ratios), 3),
+            "spread": [round(quantile(ratios, share), 3) for share in (0.1, 0.9)],
+        }
+    return rows
+
+
+def survives(name: str, lm: LanguageModel) -> dict[str, float]:
+    """What features of a dictionary survive bf16."""
+    windows = StandardLibrary(split="held_out").windows(lm, context=256, tokens=READ)
+    exact = LanguageModel.from_pretrained(model_of(name))
+    return {key: round(value, 5) for key, value in survival(dictionary_of(name), exact, lm, windows).items()}
+
+
+def measure(part: str) -> dict[str, Any]:
+    """One model in one precision."""
+    name, dtype = part.split("/")
+    site = Site.parse(SITES[name])
+    lm = LanguageModel.from_pretrained(model_of(name), dtype=DTYPES[dtype])
+    before, usage = wait_for_quiet(), Usage()
+    with silent():
+        rows = speeds(lm, site, DTYPES[dtype])
+        others = usage.others()
+        row: dict[str, Any] = {"model": name, "site": str(site), "dtype": dtype, "ways": rows}
+        if dtype == "bf16":
+            row["survival"] = survives(name, lm)
+    row |= {"threads": torch.get_num_threads(), "others": {"before": before, "rounds": [{"mean": others}]}}
+    return row
+
+
+def show(part: str, row: dict[str, Any]) -> None:
+    """A part in a few lines."""
+    print(f"{part}   others used {row['others']['rounds'][0]['mean']:.1%} of the machine")
+    for name, way in row["ways"].items():
+        print(f"  {name:14} {way['tokens_per_s']:8,} tokens/s   {way['ratio']:.3f} x the bare loop {way['spread']}")
+    if "survival" in row:
+        print("  " + "   ".join(f"{name} {value:.4f}" for name, value in row["survival"].items()), flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="directory or Hugging Face id")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
-    parser.add_argument("--layer", type=int, help="residual stream after this block (default: the middle one)")
-    parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--at-once", type=int, default=16, help="windows in a batch")
-    parser.add_argument("--batches", type=int, default=4, help="batches in a turn")
-    parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    dtype = DTYPES[options.dtype]
-    lm = LanguageModel.from_pretrained(options.model, dtype=dtype) if options.model else random_llama()
-    if not options.model:
-        lm.hf.to(dtype)
-    layer = lm.n_layers // 2 if options.layer is None else options.layer
-    n = options.batches * options.at_once
-    windows = TokenWindows.from_tokens(torch.randint(3, lm.vocab_size, (n, min(options.context, lm.context_length))))
-    source = live(lm, windows, [f"{layer}.resid_post"], windows_per_batch=options.at_once, dtype=dtype)
-    mixed = shuffle(source, windows.n_tokens // 2)
-
-    contestants = {
-        "bare loop": lambda: list(bare(lm, windows, layer, options.at_once)),
-        "live": lambda: list(source),
-        "shuffle(live)": lambda: list(mixed),
-    }
-    for run in contestants.values():
-        run()
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    with silent():
-        for _ in range(options.turns):
-            for name, run in contestants.items():
-                times[name].append(seconds(run))
-    size = f"{options.at_once} x {windows.context} tokens, {options.threads} threads"
-    print(f"{lm.name}, {options.dtype}, after block {layer}, {size}")
-    for name, measured in times.items():
-        ratio = statistics.median(a / b for a, b in zip(times["bare loop"], measured, strict=True))
-        print(
-            f"{name:14} {windows.n_tokens / statistics.median(measured):10,.0f} tokens/s   {ratio:.3f} x the bare loop"
-        )
+    """Measure what is asked for."""
+    for part in asked_for("harvest", PARTS, __doc__):
+        row = measure(part)
+        record("harvest", part, row)
+        show(part, row)
 
 
 if __name__ == "__main__":

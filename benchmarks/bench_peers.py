@@ -13,13 +13,12 @@ activations of other documents. A second, shorter round repeats the times. Resul
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from machine import ROOT, is_measured, record, wait_for_quiet
+from machine import ROOT, asked_for, record, wait_for_quiet
 from turns import ALLOCATORS, PHASES, Side, about, compare, environments, go, ours
 
 DATA = Path(__file__).parent / "peers" / "data.py"
@@ -74,18 +73,7 @@ def show(part: str, row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="DATA/LIBRARY/ALLOCATOR")
-    parser.add_argument("--list", action="store_true", help="show the parts, and which are measured")
-    parser.add_argument("--again", action="store_true", help="measure every part, measured or not")
-    options = parser.parse_args()
-    if unknown := sorted(set(options.parts) - set(PARTS)):
-        parser.error(f"no part is called {', '.join(unknown)}; --list shows them")
-    if options.list:
-        for part in PARTS:
-            print("measured" if is_measured("peers", part) else "        ", part)
-        return
-    parts = options.parts or [part for part in PARTS if options.again or not is_measured("peers", part)]
+    parts = asked_for("peers", PARTS, __doc__)
     for data in dict.fromkeys(part.split("/")[0] for part in parts):
         subprocess.run([sys.executable, DATA, data], check=True)
     for part in parts:

@@ -6,6 +6,7 @@ measured one at a time, and again. Only the standard library is used here: a ben
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -69,6 +70,22 @@ def record(section: str, part: str, row: dict[str, Any]) -> None:
 def is_measured(section: str, part: str) -> bool:
     """Whether there is a row for a part, of these sources."""
     return results().get(section, {}).get(part, {}).get("sources") == sources()
+
+
+def asked_for(section: str, parts: list[str], description: str) -> list[str]:
+    """The parts a command line asks for: those it names, or all whose sources have changed since they were measured."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help="measured whether they are or not")
+    parser.add_argument("--list", action="store_true", help="show the parts, and which are measured")
+    parser.add_argument("--again", action="store_true", help="measure every part, measured or not")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.parts) - set(parts)):
+        parser.error(f"no part is called {', '.join(unknown)}; --list shows them")
+    if options.list:
+        for part in parts:
+            print("measured" if is_measured(section, part) else "        ", part)
+        return []
+    return options.parts or [part for part in parts if options.again or not is_measured(section, part)]
 
 
 class Usage:

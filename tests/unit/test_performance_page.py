@@ -1,0 +1,97 @@
+"""The page of measured speed, its charts and the README's table are what the committed results say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("performance_page")
+
+
+def side(speed: int, fvu: float) -> dict[str, Any]:
+    phase = {"tokens_per_s": speed, "spread": [speed - 10, speed + 10], "steps": 100}
+    return {"train": phase, "encode": phase, "peak_mb": 500, "fvu": fvu, "dead": 0.02, "l0": 32.0}
+
+
+def row(peer: str, others: float) -> dict[str, Any]:
+    ratio = {"median": 4.25, "spread": [4.0, 4.5], "rounds": [4.2, 4.3]}
+    return {
+        "data": "minilm",
+        "peer": peer,
+        "allocator": "default",
+        "requirements": [f"{peer}==1.2"],
+        "others": {"before": 0.0, "rounds": [{"mean": others, "worst": 0.5}]},
+        "sides": {peer: side(1000, 0.3), "monoscope": side(4250, 0.125)},
+        "ratios": {"monoscope": {"train": ratio, "encode": ratio}},
+        "measured": "2026-11-26 12:00",
+        "sources": "0",
+    }
+
+
+def results(*rows: dict[str, Any]) -> dict[str, Any]:
+    machine = {"processor": "Abacus", "cores": 2, "vector units": [], "memory_gb": 8, "system": "Linux"}
+    return {"machine": machine, "peers": {str(i): each for i, each in enumerate(rows)}}
+
+
+def test_the_page_is_what_the_results_say(pages: Any) -> None:
+    assert pages.PAGE.read_text() == pages.page(pages.saved())
+
+
+def test_the_charts_are_what_the_results_say(pages: Any) -> None:
+    assert {path.name: path.read_text() for path in pages.CHARTS.glob("*.svg")} == pages.charts(pages.saved())
+
+
+def test_the_table_of_the_readme_is_made_of_rows(pages: Any) -> None:
+    text = pages.README.read_text()
+    assert pages.with_table(text, pages.readme(pages.saved())) == text
+
+
+def test_a_library_stands_beside_what_monoscope_did_in_the_same_run(pages: Any) -> None:
+    page = pages.page([results(row("sae-lens", 0.01))])
+    assert "| SAELens 1.2 | 1,000 | 4.25 (4.00 to 4.50) | 1,000 | 4.25 (4.00 to 4.50) | 500 | 0.300 | 2.0% |" in page
+    assert "| **monoscope, pure PyTorch** | 4,250 |  | 4,250 |  | 500 | 0.125 | 2.0% |" in page
+
+
+def test_a_row_from_a_busy_machine_bears_a_star(pages: Any) -> None:
+    page = pages.page([results(row("sae-lens", 0.01), row("llamascopium", 0.3))])
+    assert "SAELens 1.2 |" in page
+    assert "llamascopium 1.2 * |" in page
+
+
+def test_parts_are_measured_again_only_where_the_sources_have_changed(
+    pages: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = importlib.import_module("machine")
+    monkeypatch.setattr(machine, "results_file", lambda: tmp_path / "machines" / "abacus.json")
+    monkeypatch.setattr(machine, "sources", lambda: "then")
+    machine.record("peers", "a", {"speed": 1})
+    machine.record("growth", "b", {"speed": 2})
+    assert machine.is_measured("peers", "a")
+    assert not machine.is_measured("peers", "b")
+    assert json.loads((tmp_path / "machines" / "abacus.json").read_text())["growth"]["b"]["speed"] == 2
+    monkeypatch.setattr(machine, "sources", lambda: "now")
+    assert not machine.is_measured("peers", "a")
+
+
+def test_others_use_of_the_processor_is_not_this_process_s(pages: Any) -> None:
+    machine = importlib.import_module("machine")
+    usage = machine.Usage()
+    sum(range(10**6))
+    share = usage.others()
+    assert share is None or 0 <= share <= 1
+
+
+def test_the_middle_of_values_is_interpolated(pages: Any) -> None:
+    machine = importlib.import_module("machine")
+    assert machine.middle([3.0, 1.0, 2.0]) == 2.0
+    assert machine.quantile([0.0, 10.0], 0.1) == 1.0
