@@ -1,17 +1,19 @@
 # make demo    a dictionary of the bundled model: trained, measured, and shown as a page
 # make test    the whole default suite          make check   what to run before a commit
-# make bench   the benchmarks                   make docs    links and examples of the documentation
+# make bench   speed beside other libraries     make docs    links and examples of the documentation
 # make ui      the web interface, built where its sources changed
 # make interop what we write, read by SAELens, sparsify and others in environments of their own: 8 GB, minutes to build
+# make bench-all   every other benchmark
 # make bench-worlds   every method on worlds whose truth is known: at most 20 minutes on two quiet cores
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
+SPEED = $(patsubst %,benchmarks/bench_%.py,peers growth harvest analyze)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-worlds docs interop ui types
+.PHONY: help demo test check lint bench bench-all bench-worlds docs interop ui types
 
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
@@ -46,8 +48,15 @@ interop: $(INSTALLED)
 	@$(BIN)/python -m pytest -q --interop tests/interop tests/unit/formats/test_formats_golden.py \
 		tests/unit/formats/test_formats_llamascopium.py tests/unit/formats/test_formats_circuit_tracer.py
 
+# Other libraries in environments of their own (8 GB), then every part whose sources have changed: an hour, in any pieces.
 bench: $(INSTALLED)
-	@for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+	@$(BIN)/python tests/interop/environments.py bench
+	@for script in $(SPEED); do $(BIN)/python "$$script" || exit 1; done
+	@$(BIN)/python benchmarks/performance_page.py
+
+bench-all: $(INSTALLED)
+	@for script in $(filter-out $(SPEED),$(wildcard benchmarks/bench_*.py)); do \
+		echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
 bench-worlds: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_worlds.py

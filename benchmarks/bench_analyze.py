@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import Usage, asked_for, record, wait_for_quiet
+from machine import Parts, Usage, record, wait_for_quiet
 from peers.data import SITES, dictionary_of, model_of
 from torch import Tensor
 
@@ -164,15 +164,16 @@ def measure(part: str) -> dict[str, Any]:
             row = synthetic(FEATURES, TOKENS, Path(scratch) / "synthetic.mono")
         else:
             row = real(part, Path(scratch))
-    others = {"before": before, "rounds": [{"mean": usage.others()}]}
+    others = [{"before": before, "mean": usage.others()}]
     return row | {"threads": torch.get_num_threads(), "others": others}
 
 
 def main() -> None:
     """Measure what is asked for."""
-    for part in asked_for("analyze", PARTS, __doc__):
+    for part in Parts("analyze", PARTS, __doc__, typical=90):
+        began = time.monotonic()
         row = measure(part)
-        record("analyze", part, row)
+        record("analyze", part, row | {"seconds": round(time.monotonic() - began)})
         print(part, json.dumps(row), flush=True)
 
 

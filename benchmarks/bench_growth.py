@@ -16,8 +16,8 @@ import sys
 from typing import Any
 
 from bench_peers import DATA
-from machine import ROOT, asked_for, record, wait_for_quiet
-from turns import COMPILED, PURE, Side, about, compare, go, ours
+from machine import ROOT, Parts, record
+from turns import Side, compare, go, ours
 
 REFERENCE = {"d": 384, "features": 6144, "k": 32, "batch": 4096}
 SIZES = {
@@ -39,25 +39,23 @@ def measure(part: str) -> dict[str, Any]:
     for name, side in ours().items():
         sides[name] = side
         sides[f"{name}, {part}"] = Side("", side.module, side.variant, side.env, there)
-    before = wait_for_quiet()
-    rounds = [go(sides, job, "default", 1)]
+    found = go(sides, job, "default", 1)
     row: dict[str, Any] = {"axis": axis, "size": int(size), "job": there, "reference": REFERENCE, "sides": {}}
-    row["others"] = {"before": before, "rounds": [each.others for each in rounds]}
-    for name in (PURE, COMPILED):
-        if name in sides:
-            ratio = compare(name, f"{name}, {part}", "train", rounds)
-            row["sides"][name] = {
-                "reference": about(name, rounds),
-                "here": about(f"{name}, {part}", rounds),
-                "ratio": ratio,
-                "ratio_by_work": round(ratio["median"] * there["features"] / REFERENCE["features"], 3),
-            }
+    row |= {"others": [found["others"]], "seconds": round(found["seconds"])}
+    for name in ours():
+        ratio = compare(found, name, f"{name}, {part}", "train", there["batch"] / REFERENCE["batch"])
+        row["sides"][name] = {
+            "reference": found["sides"][name],
+            "here": found["sides"][f"{name}, {part}"],
+            "ratio": ratio,
+            "ratio_by_work": round(ratio["median"] * there["features"] / REFERENCE["features"], 3),
+        }
     return row
 
 
 def show(part: str, row: dict[str, Any]) -> None:
     """A part in a few lines."""
-    print(f"{part}   others used {row['others']['rounds'][0].get('mean', 0):.1%} of the machine")
+    print(f"{part}   others used {row['others'][0].get('mean', 0):.1%} of the machine")
     for name, side in row["sides"].items():
         here, ratio = side["here"], side["ratio"]
         print(
@@ -69,8 +67,8 @@ def show(part: str, row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure what is asked for."""
-    parts = asked_for("growth", PARTS, __doc__)
-    if parts:
+    parts = Parts("growth", PARTS, __doc__, typical=90)
+    if parts.names:
         subprocess.run([sys.executable, DATA, "minilm"], check=True)
     for part in parts:
         row = measure(part)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from machine import Usage, asked_for, middle, quantile, record, wait_for_quiet
+from machine import Parts, Usage, middle, quantile, record, wait_for_quiet
 from peers.data import SITES, dictionary_of, model_of
 from survival import survival
 from torch import Tensor
@@ -108,13 +108,13 @@ def measure(part: str) -> dict[str, Any]:
         row: dict[str, Any] = {"model": name, "site": str(site), "dtype": dtype, "ways": rows}
         if dtype == "bf16":
             row["survival"] = survives(name, lm)
-    row |= {"threads": torch.get_num_threads(), "others": {"before": before, "rounds": [{"mean": others}]}}
+    row |= {"threads": torch.get_num_threads(), "others": [{"before": before, "mean": others}]}
     return row
 
 
 def show(part: str, row: dict[str, Any]) -> None:
     """A part in a few lines."""
-    print(f"{part}   others used {row['others']['rounds'][0]['mean']:.1%} of the machine")
+    print(f"{part}   others used {row['others'][0]['mean']:.1%} of the machine")
     for name, way in row["ways"].items():
         print(f"  {name:14} {way['tokens_per_s']:8,} tokens/s   {way['ratio']:.3f} x the bare loop {way['spread']}")
     if "survival" in row:
@@ -123,9 +123,10 @@ def show(part: str, row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure what is asked for."""
-    for part in asked_for("harvest", PARTS, __doc__):
+    for part in Parts("harvest", PARTS, __doc__, typical=60):
+        began = time.monotonic()
         row = measure(part)
-        record("harvest", part, row)
+        record("harvest", part, row | {"seconds": round(time.monotonic() - began)})
         show(part, row)
 
 

@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from machine import ROOT, asked_for, record, wait_for_quiet
-from turns import ALLOCATORS, PHASES, Side, about, compare, environments, go, ours
+from machine import ROOT, Parts, middle, record, results, sources
+from turns import ALLOCATORS, PHASES, Side, compare, environments, go, ours
 
 DATA = Path(__file__).parent / "peers" / "data.py"
 JOBS = {"minilm": {"d": 384, "features": 6144, "k": 32}, "bundled": {"d": 192, "features": 3072, "k": 32}}
-BATCH, STEPS, SHORT, TURN = 4096, 122, 42, 4
+BATCH, STEPS, TURN = 4096, (122, 42), 4
 
 PEERS = {
     "eai-sparsify": Side("eai-sparsify", "sparsify"),
@@ -36,30 +36,51 @@ PEERS = {
 PARTS = [f"{data}/{peer}/{allocator}" for data in JOBS for allocator in ALLOCATORS for peer in PEERS]
 
 
-def measure(part: str) -> dict[str, Any]:
-    """Two rounds of a part, as a row."""
+def measure(part: str, number: int) -> dict[str, Any]:
+    """A round of a part: the full one, or a shorter one that repeats the times."""
     data, peer, allocator = part.split("/")
     sides = {peer: PEERS[peer], **ours()}
     job = JOBS[data] | {"data": str(ROOT / "build" / "bench" / data), "batch": BATCH}
-    before = wait_for_quiet()
-    rounds = [go(sides, job | {"steps": steps, "judge": steps == STEPS}, allocator, TURN) for steps in (STEPS, SHORT)]
-    return {
-        "data": data,
-        "peer": peer,
-        "requirements": environments.REQUIREMENTS[PEERS[peer].environment],
-        "allocator": allocator,
-        "job": JOBS[data] | {"batch": BATCH, "tokens": BATCH * STEPS},
-        "others": {"before": before, "rounds": [each.others for each in rounds]},
-        "sides": {name: about(name, rounds) for name in sides},
-        "ratios": {
-            name: {phase: compare(peer, name, phase, rounds) for phase in PHASES} for name in sides if name != peer
-        },
+    job |= {"steps": STEPS[number], "judge": number == 0}
+    found = go(sides, job, allocator, TURN)
+    others = [name for name in sides if name != peer]
+    found["ratios"] = {name: {phase: compare(found, peer, name, phase) for phase in PHASES} for name in others}
+    del found["times"]
+    return found
+
+
+def together(part: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of a part: quality and memory of the full round, speeds and ratios of both."""
+    data, peer, allocator = part.split("/")
+    row: dict[str, Any] = {"data": data, "peer": peer, "allocator": allocator}
+    row["requirements"] = environments.REQUIREMENTS[PEERS[peer].environment]
+    row["job"] = JOBS[data] | {"batch": BATCH, "tokens": BATCH * STEPS[0]}
+    row["sides"] = {name: dict(side) for name, side in rounds[0]["sides"].items()}
+    row["ratios"] = {}
+    for name, side in row["sides"].items():
+        for phase in PHASES:
+            speeds = [each["sides"][name][phase] for each in rounds]
+            side[phase] = {"tokens_per_s": round(middle([speed["tokens_per_s"] for speed in speeds]))} | ends(speeds)
+            if name != peer:
+                ratios = [each["ratios"][name][phase] for each in rounds]
+                median = round(middle([ratio["median"] for ratio in ratios]), 3)
+                row["ratios"].setdefault(name, {})[phase] = {"median": median} | ends(ratios)
+    return row | {
+        "others": [each["others"] for each in rounds],
+        "rounds": rounds,
+        "seconds": round(sum(each["seconds"] for each in rounds)),
+        "complete": len(rounds) == len(STEPS),
     }
+
+
+def ends(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The spread of several rounds: from the lowest end to the highest."""
+    return {"spread": [min(each["spread"][0] for each in rounds), max(each["spread"][1] for each in rounds)]}
 
 
 def show(part: str, row: dict[str, Any]) -> None:
     """A part in a few lines."""
-    print(f"{part}   others used {row['others']['rounds'][0].get('mean', 0):.1%} of the machine")
+    print(f"{part}, round {len(row['rounds'])}   others used {row['others'][-1].get('mean', 0):.1%} of the machine")
     for name, side in row["sides"].items():
         ratio = row["ratios"].get(name)
         times = f"{ratio['train']['median']:.2f} x {ratio['train']['spread']}" if ratio else ""
@@ -73,14 +94,21 @@ def show(part: str, row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure what is asked for."""
-    parts = asked_for("peers", PARTS, __doc__)
-    for data in dict.fromkeys(part.split("/")[0] for part in parts):
+    parts = Parts("peers", PARTS, __doc__, typical=150)
+    for data in dict.fromkeys(part.split("/")[0] for part in parts.names):
         subprocess.run([sys.executable, DATA, data], check=True)
     for part in parts:
         environments.build(PEERS[part.split("/")[1]].environment)
-        row = measure(part)
-        record("peers", part, row)
-        show(part, row)
+        there = results().get("peers", {}).get(part, {})
+        is_begun = there.get("sources") == sources() and not there["complete"]
+        rounds = there["rounds"] if is_begun else []
+        for number in range(len(rounds), len(STEPS)):
+            if rounds:
+                parts.begin(rounds[0]["seconds"] * 0.6)
+            rounds.append(measure(part, number))
+            row = together(part, rounds)
+            record("peers", part, row)
+            show(part, row)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def results() -> dict[str, Any]:
 
 
 def record(section: str, part: str, row: dict[str, Any]) -> None:
-    """Put a row in place of the one there was."""
+    """Put a row in place of the one there was. One that is not ``complete`` yet is measured on."""
     everything = results()
     measured = {"measured": time.strftime("%Y-%m-%d %H:%M"), "sources": sources()}
     everything.setdefault(section, {})[part] = row | measured
@@ -69,23 +70,49 @@ def record(section: str, part: str, row: dict[str, Any]) -> None:
 
 def is_measured(section: str, part: str) -> bool:
     """Whether there is a row for a part, of these sources."""
-    return results().get(section, {}).get(part, {}).get("sources") == sources()
+    row = results().get(section, {}).get(part, {})
+    return row.get("sources") == sources() and row.get("complete", True)
 
 
-def asked_for(section: str, parts: list[str], description: str) -> list[str]:
-    """The parts a command line asks for: those it names, or all whose sources have changed since they were measured."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="measured whether they are or not")
-    parser.add_argument("--list", action="store_true", help="show the parts, and which are measured")
-    parser.add_argument("--again", action="store_true", help="measure every part, measured or not")
-    options = parser.parse_args()
-    if unknown := sorted(set(options.parts) - set(parts)):
-        parser.error(f"no part is called {', '.join(unknown)}; --list shows them")
-    if options.list:
-        for part in parts:
-            print("measured" if is_measured(section, part) else "        ", part)
-        return []
-    return options.parts or [part for part in parts if options.again or not is_measured(section, part)]
+MORE = 75
+"""Exit code of a benchmark that has parts left: call it again."""
+
+
+class Parts:
+    """The parts a command line asks for, one after another while the time it gives lasts.
+
+    They are those it names, or all whose sources have changed since they were measured. With ``--seconds``, a part that
+    would not be finished in time is left, and the process ends with code 75.
+    """
+
+    def __init__(self, section: str, names: list[str], description: str, typical: float) -> None:
+        parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("parts", nargs="*", help="measured whether they are or not")
+        parser.add_argument("--list", action="store_true", help="show the parts, and which are measured")
+        parser.add_argument("--again", action="store_true", help="measure every part, measured or not")
+        parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing that would take longer")
+        options = parser.parse_args()
+        if unknown := sorted(set(options.parts) - set(names)):
+            parser.error(f"no part is called {', '.join(unknown)}; --list shows them")
+        if options.list:
+            for name in names:
+                print("measured" if is_measured(section, name) else "        ", name)
+        self.section, self.typical = section, typical
+        self.names = options.parts or [name for name in names if options.again or not is_measured(section, name)]
+        self.names = [] if options.list else self.names
+        self.until, self.has_begun = time.monotonic() + options.seconds, False
+
+    def __iter__(self) -> Iterator[str]:
+        for name in self.names:
+            self.begin(results().get(self.section, {}).get(name, {}).get("seconds", self.typical))
+            yield name
+
+    def begin(self, seconds: float) -> None:
+        """End the process if something that takes this long would not be finished in time; the first always begins."""
+        if self.has_begun and time.monotonic() + seconds > self.until:
+            print("parts are left: call this again", flush=True)
+            sys.exit(MORE)
+        self.has_begun = True
 
 
 class Usage:

@@ -6,17 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
-from machine import ROOT, Usage, middle, quantile
+from machine import ROOT, Usage, middle, quantile, wait_for_quiet
+
+sys.path.append(str(ROOT / "tests" / "interop"))
+import environments
 
 WORKER = Path(__file__).parent / "peers" / "worker.py"
 PHASES = ("train", "encode")
-environments = SourceFileLoader("environments", str(ROOT / "tests" / "interop" / "environments.py")).load_module()
 
 ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
@@ -111,16 +113,10 @@ class Worker:
         return json.loads(line)
 
 
-@dataclass
-class Round:
-    """All sides, once through: their workers, and how much of the machine others took (mean, and worst turn)."""
-
-    workers: dict[str, Worker]
-    others: dict[str, float]
-
-
-def go(sides: Mapping[str, Side], job: Mapping[str, Any], allocator: str, steps: int) -> Round:
-    """Train, encode and judge every side, ``steps`` steps a turn."""
+def go(sides: Mapping[str, Side], job: Mapping[str, Any], allocator: str, steps: int) -> dict[str, Any]:
+    """Train, encode and judge every side, ``steps`` steps a turn; what each did, and what others took meanwhile."""
+    began = time.monotonic()
+    before = wait_for_quiet()
     workers: dict[str, Worker] = {}
     shares: list[float] = []
     try:
@@ -142,18 +138,21 @@ def go(sides: Mapping[str, Side], job: Mapping[str, Any], allocator: str, steps:
     finally:
         for worker in workers.values():
             worker.close()
-    return Round(workers, {"mean": sum(shares) / len(shares), "worst": max(shares)} if shares else {})
+    return {
+        "sides": {name: about(worker) for name, worker in workers.items()},
+        "times": {name: worker.times for name, worker in workers.items()},
+        "others": {"before": before, "mean": sum(shares) / len(shares), "worst": max(shares)} if shares else {},
+        "seconds": time.monotonic() - began,
+    }
 
 
-def about(name: str, rounds: list[Round]) -> dict[str, Any]:
-    """One side: quality and memory in the first round, speed in all."""
-    workers = [each.workers[name] for each in rounds]
-    first = workers[0].facts
-    facts = {key: round(first[key], 4) for key in ("fvu", "dead", "l0") if key in first}
-    facts |= {"peak_mb": round(first["peak_mb"]), "import_s": round(first["import_s"], 1), "threads": first["threads"]}
-    batch = workers[0].job["batch"]
+def about(worker: Worker) -> dict[str, Any]:
+    """One side: its speed, memory and quality."""
+    found = worker.facts
+    facts: dict[str, Any] = {key: round(found[key], 4) for key in ("fvu", "dead", "l0") if key in found}
+    facts |= {"peak_mb": round(found["peak_mb"]), "import_s": round(found["import_s"], 1), "threads": found["threads"]}
     for phase in PHASES:
-        speed = [batch / second for worker in workers for turn in warm(worker, phase) for second in turn]
+        speed = [worker.job["batch"] / second for turn in worker.times[phase][1:] for second in turn]
         facts[phase] = {
             "tokens_per_s": round(middle(speed)),
             "spread": [round(quantile(speed, share)) for share in (0.1, 0.9)],
@@ -162,25 +161,12 @@ def about(name: str, rounds: list[Round]) -> dict[str, Any]:
     return facts
 
 
-def compare(base: str, name: str, phase: str, rounds: list[Round]) -> dict[str, Any]:
-    """How many times faster a side is than another, turn by turn: median, spread, and the median of each round."""
-    by_round = []
-    for each in rounds:
-        theirs, ours = each.workers[base], each.workers[name]
-        scale = ours.job["batch"] / theirs.job["batch"]
-        turns = zip(warm(theirs, phase), warm(ours, phase), strict=False)
-        by_round.append([scale * middle(their_turn) / middle(our_turn) for their_turn, our_turn in turns])
-    ratios = [ratio for each in by_round for ratio in each]
-    return {
-        "median": round(middle(ratios), 3),
-        "spread": [round(quantile(ratios, 0.1), 3), round(quantile(ratios, 0.9), 3)],
-        "rounds": [round(middle(each), 3) for each in by_round],
-    }
-
-
-def warm(worker: Worker, phase: str) -> list[list[float]]:
-    """The times of the turns after the first."""
-    return worker.times[phase][1:]
+def compare(a_round: Mapping[str, Any], base: str, name: str, phase: str, scale: float = 1.0) -> dict[str, Any]:
+    """How many times faster a side is than another, turn by turn after the first: the median and the middle 80 %."""
+    theirs, ours = (a_round["times"][side][phase][1:] for side in (base, name))
+    ratios = [scale * middle(their) / middle(our) for their, our in zip(theirs, ours, strict=False)]
+    spread = [round(quantile(ratios, share), 3) for share in (0.1, 0.9)]
+    return {"median": round(middle(ratios), 3), "spread": spread, "turns": len(ratios)}
 
 
 def _environment(side: Side, allocator: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +25,13 @@ def side(speed: int, fvu: float) -> dict[str, Any]:
 
 
 def row(peer: str, others: float) -> dict[str, Any]:
-    ratio = {"median": 4.25, "spread": [4.0, 4.5], "rounds": [4.2, 4.3]}
+    ratio = {"median": 4.25, "spread": [4.0, 4.5]}
     return {
         "data": "minilm",
         "peer": peer,
         "allocator": "default",
         "requirements": [f"{peer}==1.2"],
-        "others": {"before": 0.0, "rounds": [{"mean": others, "worst": 0.5}]},
+        "others": [{"before": 0.0, "mean": 0.0, "worst": 0.5}, {"before": 0.0, "mean": others, "worst": 0.5}],
         "sides": {peer: side(1000, 0.3), "monoscope": side(4250, 0.125)},
         "ratios": {"monoscope": {"train": ratio, "encode": ratio}},
         "measured": "2026-11-26 12:00",
@@ -83,15 +84,50 @@ def test_parts_are_measured_again_only_where_the_sources_have_changed(
     assert not machine.is_measured("peers", "a")
 
 
-def test_others_use_of_the_processor_is_not_this_process_s(pages: Any) -> None:
+def test_a_part_that_would_take_too_long_is_left_for_the_next_call(
+    pages: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     machine = importlib.import_module("machine")
-    usage = machine.Usage()
-    sum(range(10**6))
-    share = usage.others()
-    assert share is None or 0 <= share <= 1
+    monkeypatch.setattr(machine, "results_file", lambda: tmp_path / "abacus.json")
+    monkeypatch.setattr("sys.argv", ["bench", "--seconds", "100"])
+    parts = iter(machine.Parts("peers", ["a", "b"], "", typical=1000))
+    assert next(parts) == "a"
+    with pytest.raises(SystemExit) as ended:
+        next(parts)
+    assert ended.value.code == machine.MORE
+    assert list(machine.Parts("peers", ["a", "b"], "", typical=10)) == ["a", "b"]
+
+
+def test_a_part_that_lacks_a_round_is_not_measured(pages: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine = importlib.import_module("machine")
+    monkeypatch.setattr(machine, "results_file", lambda: tmp_path / "abacus.json")
+    machine.record("peers", "a", {"complete": False})
+    assert not machine.is_measured("peers", "a")
+    machine.record("peers", "a", {"complete": True})
+    assert machine.is_measured("peers", "a")
 
 
 def test_the_middle_of_values_is_interpolated(pages: Any) -> None:
     machine = importlib.import_module("machine")
     assert machine.middle([3.0, 1.0, 2.0]) == 2.0
     assert machine.quantile([0.0, 10.0], 0.1) == 1.0
+
+
+@pytest.mark.slow
+def test_sides_train_and_encode_in_turns_and_are_judged_alike(
+    pages: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    turns = importlib.import_module("turns")
+    monkeypatch.setattr(turns, "wait_for_quiet", lambda: None)
+    x = np.random.default_rng(0).standard_normal((512, 16), dtype=np.float32)
+    np.save(tmp_path / "train.npy", x)
+    np.save(tmp_path / "held_out.npy", x[:100])
+    pure = turns.Side("", "monoscope", env={"MONOSCOPE_NATIVE": "0"})
+    wider = turns.Side("", "monoscope", env={"MONOSCOPE_NATIVE": "0"}, job={"features": 128})
+    job = {"data": str(tmp_path), "d": 16, "features": 32, "k": 4, "batch": 64, "steps": 6, "judge": True}
+    found = turns.go({"a": pure, "b": pure, "wider": wider}, job, "default", 2)
+    assert [len(turn) for turn in found["times"]["a"]["train"]] == [2, 2, 2]
+    a, b, wider = (found["sides"][name] for name in ("a", "b", "wider"))
+    assert (a["fvu"], a["l0"], a["encode"]["steps"]) == (b["fvu"], 4.0, 10)
+    assert a["fvu"] != wider["fvu"]
+    assert turns.compare(found, "a", "b", "train")["turns"] == 2
