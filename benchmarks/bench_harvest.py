@@ -7,25 +7,26 @@
 The same windows of text go through the same model, turn by turn. The bare loop does what no harvest can do less of: one
 forward pass under no_grad, a hook that keeps the site's tensor and stops the pass. ``live`` besides resolves sites,
 marks the tokens that count, counts what it leaves out, and checks that everything is finite. ``shuffle(live)`` is what
-training reads: flat batches in random order. In bf16 there is also what features survive (``survival.py``), of a
-dictionary trained on fp32 activations, on text of other documents.
+training reads: flat batches in random order; ``harvest(live)`` is written to disk, with checksums. In bf16 there is
+also what features survive (``survival.py``), of a dictionary trained on fp32 activations, on text of other documents.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from machine import Parts, Usage, middle, quantile, record, wait_for_quiet
-from peers.data import SITES, dictionary_of, model_of
+from peers.data import BENCH, SITES, dictionary_of, model_of
 from survival import survival
 from torch import Tensor
 
 from monoscope.core.progress import silent
 from monoscope.core.site import Site
-from monoscope.harvest import StandardLibrary, TokenWindows, live, shuffle
+from monoscope.harvest import ActivationSource, StandardLibrary, TokenWindows, harvest, live, shuffle
 from monoscope.harvest.store import DTYPES
 from monoscope.models import LanguageModel
 
@@ -68,6 +69,7 @@ def speeds(lm: LanguageModel, site: Site, dtype: torch.dtype) -> dict[str, Any]:
         "bare loop": lambda: bare(lm, windows, site),
         "live": lambda: iter(live(lm, windows, [site], windows_per_batch=AT_ONCE, dtype=dtype)),
         "shuffle(live)": lambda: iter(shuffle(live(lm, windows, [site], dtype=dtype), windows.n_tokens // 2)),
+        "harvest(live)": lambda: stored(live(lm, windows, [site], dtype=dtype), dtype),
     }
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(TURNS + 1):
@@ -87,6 +89,14 @@ def speeds(lm: LanguageModel, site: Site, dtype: torch.dtype) -> dict[str, Any]:
             "spread": [round(quantile(ratios, share), 3) for share in (0.1, 0.9)],
         }
     return rows
+
+
+def stored(source: ActivationSource, dtype: torch.dtype) -> Iterator[Path]:
+    """The source on disk, in the precision it has."""
+    path = BENCH / "harvested"
+    name = next(name for name, each in DTYPES.items() if each == dtype)
+    harvest(source, path, dtype=name, force=True)
+    yield path
 
 
 def survives(name: str, lm: LanguageModel) -> dict[str, float]:

@@ -43,7 +43,7 @@ SETTINGS = {"default": "the allocator as it is", "tuned": "glibc told to keep an
 ABOUT = """# Performance
 
 What `make bench` measures: monoscope against the libraries people use today, and against itself as sizes grow. Tables
-and charts are written from [the results of each machine](../../benchmarks/results/machines) by
+and charts are written from [the results of each machine](../../benchmarks/results) by
 `benchmarks/performance_page.py`.
 
 How the comparison is made ([`bench_peers.py`](../../benchmarks/bench_peers.py)):

@@ -63,7 +63,8 @@ def harvest(results: Row) -> str:
     rows = results.get("harvest", {})
     if not rows:
         return ""
-    table = [["model", "precision", "bare loop, tokens/s", "`live`", "`shuffle(live)`, as training reads"]]
+    ways = ["`live`", "`shuffle(live)`, as training reads", "`harvest(live)`, to disk"]
+    table = [["model", "precision", "bare loop, tokens/s", *ways]]
     for row in rows.values():
         ways = row["ways"]
         table.append(
