@@ -4,6 +4,7 @@
 # make ui      the web interface, built where its sources changed
 # make interop what we write, read by SAELens, sparsify and others in environments of their own: 8 GB, minutes to build
 # make bench-all   every other benchmark
+# make reliability    runs are killed, and worse, and must go on exactly: some minutes
 # make bench-worlds   every method on worlds whose truth is known: at most 20 minutes on two quiet cores
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ INSTALLED = $(VENV)/.installed
 SPEED = $(patsubst %,benchmarks/bench_%.py,peers growth harvest analyze)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-all bench-worlds docs interop ui types
+.PHONY: help demo test check lint bench bench-all bench-worlds reliability docs interop ui types
 
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
@@ -60,6 +61,9 @@ bench-all: $(INSTALLED)
 
 bench-worlds: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_worlds.py
+
+reliability: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability.py
 
 docs: $(INSTALLED)
 	@$(BIN)/python -m pytest -q tests/unit/test_docs.py

@@ -30,6 +30,7 @@ from monoscope.harvest import StandardLibrary, TokenWindows
 from monoscope.interventions import patch
 from monoscope.models import LanguageModel
 from monoscope.training import train
+from monoscope.training.checkpoint import checkpoints
 from monoscope.training.train import is_complete
 
 ROOT = Path(__file__).parents[1]
@@ -228,8 +229,8 @@ def run(name: str, comparisons: Sequence[Comparison], work: Path, changes: Seque
             names=list(runs),
             lm=lm,
             out=out,
-            resume=(out / "checkpoint.pt").is_file(),
-            force=not (out / "checkpoint.pt").is_file(),
+            resume=bool(checkpoints(out)),
+            force=not checkpoints(out),
         )
     groups, rows = {}, {}
     for one in comparisons:

@@ -105,7 +105,13 @@ class TrainConfig(Reading):
         self._check_builds(lms)
         windows = self.mixed(lms, self.training.seed)
         sites = dict.fromkeys(site for run in self.runs().values() for site in (*run.reads, *run.writes))
-        return self.source(lms, windows, sites), lms.get("")
+        return self.reading().source(lms, windows, sites), lms.get("")
+
+    def reading(self) -> Self:
+        """The same settings, with tokens left out that are NaN or infinite where training is to skip such."""
+        if self.training.on_nonfinite == "stop":
+            return self
+        return self.model_copy(update={"skip": self.skip.model_copy(update={"not_finite": True})})
 
     def _check_builds(self, lms: Mapping[str, LanguageModel]) -> None:
         """Raises ConfigError for a dictionary that cannot be, before any text is read."""

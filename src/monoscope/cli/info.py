@@ -114,7 +114,7 @@ def _dictionary(path: Path) -> dict[str, Any]:
 def _run(path: Path) -> dict[str, Any]:
     table = read_toml(path / "training.toml")
     logs = {name: row for name in table.get("runs", {}) if (row := _log(path / name))}
-    state = "can be resumed" if (path / "checkpoint.pt").is_file() else "finished"
+    state = "can be resumed" if any(path.glob("checkpoint-*.pt")) else "finished"
     return {"kind": "run", "state": state, **table, "logs": logs}
 
 

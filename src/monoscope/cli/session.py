@@ -14,7 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,15 +47,20 @@ def session(*, as_json: bool) -> Iterator[None]:
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
     except KeyboardInterrupt as error:
         where = f": {error}; --resume goes on" if str(error) else ""
-        print(f"interrupted{where}", file=sys.stderr)
+        _say(f"interrupted{where}")
         raise typer.Exit(130) from None
 
 
 def _complain(error: UserError, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"error": type(error).__name__, "message": str(error)}), file=sys.stderr)
+        _say(json.dumps({"error": type(error).__name__, "message": str(error)}))
     else:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody sees a terminal that was closed
+        print(line, file=sys.stderr)
 
 
 def show(result: Mapping[str, Any], *, as_json: bool) -> None:

@@ -27,7 +27,7 @@ def train_and_measure(settings: TrainConfig, out: Path, *, resume: bool, force: 
     measured = held_out.windows(lm, context=settings.context, bos=settings.bos, tokens=suite.held_out_tokens)
     train_suite(
         runs,
-        lambda sites: settings.source({"": lm}, text, sites),
+        lambda sites: settings.reading().source({"": lm}, text, sites),
         lm,
         out,
         memory=suite.memory,

@@ -16,12 +16,17 @@ def train(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train a dictionary, a sweep, or a suite of them, on stored activations or on a model as it reads."""
+    """Train a dictionary, a sweep, or a suite of them, on stored activations or on a model as it reads.
+
+    Restarted by torchrun, it goes on from the last checkpoint.
+    """
     with session(as_json=as_json):
         from monoscope import training
         from monoscope.cli.configs import TrainConfig
-        from monoscope.core.io import refuse_existing
+        from monoscope.core.io import LOCK, refuse_existing
+        from monoscope.core.ranks import is_restarted
 
+        resume = resume or (is_restarted() and (out / LOCK).exists())
         settings = TrainConfig.load(config, overrides or ())
         if settings.suite is not None:
             from monoscope.cli.suite import train_and_measure
@@ -48,9 +53,12 @@ def train(
 
 
 def summary(directory: Path) -> dict[str, Any]:
-    """How a finished run ended: the last row of its log."""
+    """How a finished run ended: the last row of its log, and how many steps were left out, where any were."""
     from monoscope.training.log import METRICS, read_log
 
     rows = read_log(directory / METRICS)
     wanted = ("tokens", "fvu", "l0", "dead", "tokens_per_s")
-    return {name: rows[-1][name] for name in wanted} if rows else {}
+    measured = [row for row in rows if "fvu" in row]
+    skipped = [row["skipped"] for row in rows if "skipped" in row]
+    ended = {name: measured[-1][name] for name in wanted} if measured else {}
+    return ended | ({"skipped": skipped[-1]} if skipped else {})

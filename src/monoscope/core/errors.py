@@ -5,7 +5,8 @@
         ├── ConfigError           an unknown key or kind, a value out of range
         ├── SiteError             a place the model does not have
         ├── ModelError            a path or identifier that is not a model
-        ├── DataError             text or activations that are missing, broken, or not finite
+        ├── DataError             text or activations that are missing or broken
+        │   └── NotFinite         activations, or a loss, that are NaN or infinite
         ├── MismatchError         two things that do not belong together
         ├── HubError              what the Hugging Face hub does not have, or does not give
         ├── OutputError           a place that cannot be written, or would be overwritten
@@ -42,6 +43,10 @@ class ModelError(UserError):
 
 class DataError(UserError):
     """Text or activations that cannot be used."""
+
+
+class NotFinite(DataError):
+    """Activations, or a loss, that hold NaN or infinity."""
 
 
 class MismatchError(UserError):

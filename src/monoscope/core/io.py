@@ -1,8 +1,13 @@
-"""Files that are whole or absent: atomic writes, manifests, fingerprints, output directories with one owner."""
+"""Files that are whole or absent: atomic writes, manifests, fingerprints, output directories with one owner.
+
+Whatever takes a place takes it by ``settle``: the bytes reach the disk, then the name, then the directory that holds
+the name. A kill or a power loss at any moment leaves what stood there before, or what was to stand there.
+"""
 
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -10,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from monoscope.core.errors import DataError, OutputError
 
@@ -40,11 +45,32 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            settle(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def settle(complete: Path, path: Path) -> None:
+    """Move a complete file or directory to its place on the same file system, so that it outlasts a power loss."""
+    sync(complete)
+    os.replace(complete, path)
+    _fsync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Put a file on disk, or a directory and everything in it."""
+    if path.is_dir():
+        for entry in path.iterdir():
+            sync(entry)
+    _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -58,14 +84,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is a disk without room."""
+    cause = error.__cause__ or error
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals into errors that name the path and what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"the disk that holds {path} is full; what was complete is still there") from error
+        if is_full(error):
+            free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+            raise OutputError(
+                f"the disk that holds {path} is full: {free:,} bytes are free; what was complete is still there"
+            ) from error
         refused = error.errno in (
             errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG
         )  # fmt: skip
@@ -80,7 +115,7 @@ def output_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary sibling directory that becomes ``path`` when the block ends without an error.
 
     Raises OutputError if ``path`` exists and is not an empty directory, unless ``force``; what stood there is removed
-    only once its replacement is complete.
+    only once its replacement is complete. What killed processes had begun to write there is removed.
     """
     path = Path(path).resolve()
     refuse_existing(path, force=force)
@@ -88,34 +123,79 @@ def output_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     with writing(path):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        with _locked(partial):
+            _remove_leftovers(path)
+            try:
+                yield partial
+                replace_directory(partial, path)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether the operating system's lock on a file or directory could be had; it is held meanwhile."""
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
         try:
-            yield partial
-            replace_directory(partial, path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove directories that were to become ``path``, and whose writers, which held a lock on them, are gone."""
+    for entry in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if entry.is_dir():
+            with _locked(entry) as is_free:
+                if is_free:
+                    remove(entry)
 
 
 def replace_directory(complete: Path, path: Path) -> None:
     """Move a complete directory to ``path``, on the same disk; what stands there is removed afterwards."""
     with writing(path):
         if not path.exists():
-            os.replace(complete, path)
+            settle(complete, path)
             return
-        replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
-        os.replace(path, replaced)
-        os.replace(complete, path)
-        remove(replaced)
+        sync(complete)
+        _exchange(complete, path)
+        _fsync(path.parent)
+        remove(complete)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap the names of two directories: at once where the system can, so that no kill finds either name missing."""
+    import ctypes
+
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if swap is None or swap(here, os.fsencode(one), here, os.fsencode(other), exchange):
+        aside = other.with_name(f".{other.name}.{os.getpid()}.replaced.partial")
+        os.replace(other, aside)
+        os.replace(one, other)
+        os.replace(aside, one)
 
 
 def refuse_existing(path: Path, *, force: bool = False) -> None:
-    """Raises OutputError if something already stands at ``path``, unless ``force``.
+    """Raises OutputError if something already stands at ``path``, unless ``force``, or another process writes there.
 
     An empty directory is nothing, nor is what a killed process had begun to write there.
     The current directory, and those above it, are refused even with ``force``.
     """
     if Path.cwd().is_relative_to(path.resolve()):
         raise OutputError(f"{path} is where this command runs; name a directory of its own")
-    if force or not path.exists():
+    if not path.exists():
+        return
+    if by := _holder(path):
+        raise OutputError(f"{path} is in use by {by}")
+    if force:
         return
     if path.is_dir() and all(entry.name == LOCK or is_partial(entry) for entry in path.iterdir()):
         return
@@ -142,26 +222,52 @@ def owned(directory: Path) -> Iterator[None]:
     The lock is the operating system's, so it is gone with the process, however that ends. A directory that was made
     for the block and in which it left nothing is removed.
     """
-    import fcntl
-
-    lock, is_new = directory / LOCK, not directory.exists()
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a+")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise OutputError(f"{directory} is in use by process {file.read().strip() or '?'}") from None
+    is_new = not directory.exists()
+    with _lock_of(directory) as file:
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} on {os.uname().nodename}")
         file.flush()
+        if is_new:
+            _fsync(directory.parent)
         try:
             yield
         finally:
             if is_new and directory.is_dir() and [entry.name for entry in directory.iterdir()] == [LOCK]:
                 remove(directory)
+
+
+def _lock_of(directory: Path) -> TextIO:
+    """The lock file of a directory, which is made, held by this process until it is closed."""
+    import fcntl
+
+    lock = directory / LOCK
+    while True:
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            with file:
+                raise OutputError(f"{directory} is in use by {_holder_says(file.read())}") from None
+        # Whoever held it may have moved the directory away meanwhile, and the lock with it.
+        if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            return file
+        file.close()
+
+
+def _holder(directory: Path) -> str | None:
+    """The process that holds a directory; None if none does."""
+    lock = directory / LOCK
+    if not lock.is_file():
+        return None
+    with _locked(lock) as is_free:
+        return None if is_free else _holder_says(lock.read_text())
+
+
+def _holder_says(text: str) -> str:
+    return f"process {text.strip() or '?'}"
 
 
 def sha256_file(path: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TextIO, runtime_checkable
@@ -153,6 +153,30 @@ class _Nothing:
     def finish(self) -> None: ...
 
 
+class _Heard:
+    """A bar for as long as there is somebody to see it: work goes on after a terminal was closed or a pipe broke."""
+
+    def __init__(self, start: Callable[[], Bar]) -> None:
+        self.bar: Bar = _Nothing()
+        with self._unless_closed():
+            self.bar = start()
+
+    def advance(self, n: int, **facts: Any) -> None:
+        with self._unless_closed():
+            self.bar.advance(n, **facts)
+
+    def finish(self) -> None:
+        with self._unless_closed():
+            self.bar.finish()
+
+    @contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self.bar = _Nothing()
+
+
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 
@@ -186,7 +210,7 @@ def progress(title: str, total: int | None, unit: str = "tokens") -> Iterator[Ba
     reporter = _current()
     # A task inside a task would draw over its parent's bar, so only the outermost one is shown.
     with silent():
-        bar = reporter.start(title, total, unit)
+        bar = _Heard(lambda: reporter.start(title, total, unit))
         try:
             yield bar
         finally:

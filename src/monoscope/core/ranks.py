@@ -1,10 +1,15 @@
-"""Which of several processes this one is, as ``torchrun`` and its like say in the environment."""
+"""Which of several processes this one is, and of which try, as ``torchrun`` and its like say in the environment."""
 
 from __future__ import annotations
 
 import os
 
 from monoscope.core.errors import ConfigError
+
+
+def is_restarted() -> bool:
+    """Whether ``torchrun --max-restarts`` started the processes anew after one of them was lost."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def rank_and_ranks() -> tuple[int, int]:

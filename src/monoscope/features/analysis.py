@@ -6,6 +6,8 @@ candidates are kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,29 +60,29 @@ def analyze(
     """
     out = Path(out)
     refuse_existing(out, force=force)
-    survey, parts = _survey(dictionary, source, out, 0, ranks, config, force=force)
-    if ranks > 1:
-        parts.wait()
-        for number in range(1, ranks):
-            other = Survey(survey.dictionary, config)
-            other.load(parts.path(number))
-            survey.absorb(other)
-    check_read(survey)
-    with progress("describe features", None, "steps"):
-        columns, contexts = _describe(survey, lm)
-        tokenizer = tokenizer if lm is None else lm.tokenizer
-        vocabulary = Vocabulary.of(tokenizer, max(survey.corpus.highest + 1, _highest_token(columns) + 1))
-        write_bundle(
-            out,
-            columns=columns,
-            contexts=contexts,
-            corpus=survey.corpus,
-            vocabulary=vocabulary,
-            decoder=written(survey.dictionary),
-            facts=_facts(survey, source, lm, vocabulary, stats or {}),
-            force=force,
-        )
-    parts.remove()
+    with _survey(dictionary, source, out, 0, ranks, config, force=force) as (survey, parts):
+        if ranks > 1:
+            parts.wait()
+            for number in range(1, ranks):
+                other = Survey(survey.dictionary, config)
+                other.load(parts.path(number))
+                survey.absorb(other)
+        check_read(survey)
+        with progress("describe features", None, "steps"):
+            columns, contexts = _describe(survey, lm)
+            tokenizer = tokenizer if lm is None else lm.tokenizer
+            vocabulary = Vocabulary.of(tokenizer, max(survey.corpus.highest + 1, _highest_token(columns) + 1))
+            write_bundle(
+                out,
+                columns=columns,
+                contexts=contexts,
+                corpus=survey.corpus,
+                vocabulary=vocabulary,
+                decoder=written(survey.dictionary),
+                facts=_facts(survey, source, lm, vocabulary, stats or {}),
+                force=force,
+            )
+        parts.remove()
     return FeatureBundle.open(out)
 
 
@@ -98,12 +100,15 @@ def analyze_part(
     ``source`` is the whole; each process reads another of its parts.
     """
     assert 0 < rank < ranks, f"the first process calls analyze; the others are 1 to {ranks - 1}, found {rank}"
-    _survey(dictionary, source, Path(out), rank, ranks, config, force=False)
+    with _survey(dictionary, source, Path(out), rank, ranks, config, force=False):
+        pass
 
 
+@contextmanager
 def _survey(
     dictionary: Dictionary, source: ActivationSource, out: Path, rank: int, ranks: int, config: Analysis, *, force: bool
-) -> tuple[Survey, Parts]:
+) -> Iterator[tuple[Survey, Parts]]:
+    """The survey of a part, read to its end; within the block no other process may read that part."""
     if written(dictionary) is None:
         raise MismatchError(f"features of a {type(dictionary).__name__} are maps, and a bundle describes directions")
     dictionary = dictionary.frozen()
@@ -118,7 +123,7 @@ def _survey(
         survey.read(own, tokens=tokens, title=title, path=path)
         if ranks > 1:
             survey.save(path)
-    return survey, parts
+        yield survey, parts
 
 
 def _describe(survey: Survey, lm: LanguageModel | None) -> tuple[Columns, ContextTable]:

@@ -74,4 +74,5 @@ class Parts:
                 "processes; go on with those, or start over with --force"
             )
         for name in others:
-            remove(self.directory / name)
+            with owned(self.directory / name):
+                remove(self.directory / name)

@@ -13,9 +13,16 @@ from torch import Tensor
 
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.config import Config
-from monoscope.core.errors import DataError, MismatchError, ModelError
+from monoscope.core.errors import DataError, MismatchError, ModelError, NotFinite
 from monoscope.core.site import Site
-from monoscope.harvest.source import ActivationSource, check_same, dtype_name, first_not_finite, part_rows
+from monoscope.harvest.source import (
+    ActivationSource,
+    check_few_not_finite,
+    check_same,
+    dtype_name,
+    first_not_finite,
+    part_rows,
+)
 from monoscope.harvest.text.pack import TokenWindows
 from monoscope.models.language_model import LanguageModel
 
@@ -35,6 +42,10 @@ class SkipPolicy(Config):
     first: int = Field(default=1, ge=0, description="skip the first positions of a window, where attention sinks sit")
     norm: float | None = Field(
         default=None, gt=1, description="skip tokens with a norm above this many medians, at any site"
+    )
+    not_finite: bool = Field(
+        default=False,
+        description="skip tokens that are NaN or infinite at any site, in place of stopping, while few are",
     )
 
     def on(self, windows: TokenWindows) -> SkipPolicy:
@@ -65,10 +76,11 @@ class LiveSource(ActivationSource):
         _check_fits(lm, windows)
         self.widths = {site: lm.width(site) for site in self.sites}
         self._special = special_tokens(lm)
-        # Skipping by norm needs the activations, so only then the count is not known beforehand.
-        self.n_tokens = None if skip.norm is not None else self._count()
+        # Where skipping needs the activations, the count is not known beforehand.
+        self.n_tokens = None if skip.norm is not None or skip.not_finite else self._count()
         self._window = 0
-        self._excluded: dict[str, int] = dict.fromkeys(REASONS, 0)
+        self._reasons = (*REASONS, *(["not_finite"] if skip.not_finite else []))
+        self._excluded: dict[str, int] = dict.fromkeys(self._reasons, 0)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -90,7 +102,7 @@ class LiveSource(ActivationSource):
         """Batches of ``windows_per_batch`` windows; the last of a pass may be smaller."""
         while self._window < len(self.windows):
             if self._window == 0:
-                self._excluded = dict.fromkeys(REASONS, 0)
+                self._excluded = dict.fromkeys(self._reasons, 0)
             batch = self._read(self._window, self.windows[self._window : self._window + self.windows_per_batch])
             self._window += self.windows_per_batch
             yield batch
@@ -103,7 +115,7 @@ class LiveSource(ActivationSource):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Move to a position."""
         check_same(state, windows=self.windows.fingerprint)
-        self._window, self._excluded = state["window"], dict(state["excluded"])
+        self._window, self._excluded = state["window"], dict.fromkeys(self._reasons, 0) | dict(state["excluded"])
 
     def part(self, number: int, of: int) -> LiveSource:
         """One of several consecutive parts."""
@@ -130,17 +142,24 @@ class LiveSource(ActivationSource):
         counts, excluded = self._by_text(windows)
         counts = counts.to(device)
         for site, x in activations.items():
-            if bad := first_not_finite(x, counts):
-                raise DataError(
+            if (bad := first_not_finite(x, counts)) and not self.skip.not_finite:
+                raise NotFinite(
                     f"activations at {site} are NaN or infinite in {dtype_name(self.dtype)}: window {number + bad[0]}, "
-                    f"position {bad[1]}; load the model in float32 or bfloat16, or leave this text out"
+                    f"position {bad[1]}; load the model in float32 or bfloat16, or leave such tokens out with "
+                    "skip.not_finite = true"
                 )
+            if bad:
+                wrong = ~torch.isfinite(x).all(-1)
+                x[wrong] = 0.0
+                excluded["not_finite"] = excluded.get("not_finite", 0) + int((wrong & counts).sum())
+                counts &= ~wrong
         if self.skip.norm is not None:
             extreme = torch.stack([_extreme(x, counts, self.skip.norm) for x in activations.values()]).any(0)
             excluded["norm"] = int(extreme.sum())
             counts &= ~extreme
         for reason, n in excluded.items():
             self._excluded[reason] += n
+        check_few_not_finite(self._excluded.get("not_finite", 0), (number + len(windows)) * windows.context)
         positions = torch.arange(windows.context, dtype=torch.int32, device=device).repeat(len(windows), 1)
         return ActivationBatch(activations, tokens, counts, positions, windows.documents.to(device))
 

@@ -11,8 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monoscope.core.batch import ActivationBatch
-from monoscope.core.errors import DataError, MismatchError
+from monoscope.core.errors import DataError, MismatchError, NotFinite
 from monoscope.core.site import Site
+
+FEW = 100  # tokens; of more than ten thousand, a hundredth
 
 
 class ActivationSource(ABC):
@@ -87,6 +89,15 @@ def first_not_finite(x: Float[Tensor, "*batch d"], counts: Bool[Tensor, "*batch"
     bad = ~torch.isfinite(x).all(-1)
     places = (bad if counts is None else bad & counts).nonzero()
     return places[0].tolist() if len(places) else None
+
+
+def check_few_not_finite(n_left_out: int, n_read: int) -> None:
+    """Raises NotFinite where more than a hundredth of the tokens read were left out for NaN or infinity."""
+    if n_left_out > max(FEW, n_read // 100):
+        raise NotFinite(
+            f"{n_left_out:,} of {n_read:,} tokens were NaN or infinite and left out, which are too many; load the "
+            "model in float32 or bfloat16, or find where they come from"
+        )
 
 
 def dtype_name(dtype: torch.dtype) -> str:

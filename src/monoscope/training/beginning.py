@@ -63,17 +63,26 @@ class Beginning:
     ) -> Run:
         """A dictionary at its start, ready to train."""
         dictionary = recipe.build(reads, writes, self.widths).train()
-        scales = estimate_scales({site: self.activations[site] for site in {*reads, *writes}}, recipe.normalize)
-        sample = self._sample(dictionary, scales, lm)
+        first = self._finite((*reads, *writes))
+        scales = estimate_scales(first, recipe.normalize)
+        sample = self._sample(dictionary, first, scales, lm)
         dictionary.initialize_(recipe.initialize, sample, torch.Generator().manual_seed(training.seed))
         if recipe.wiring.grows:
             return Growth(name, recipe, training, dictionary, scales)
         return Descent(name, recipe, training, dictionary, scales, lm)
 
-    def _sample(self, dictionary: Dictionary, scales: dict[Site, Scale], lm: LanguageModel | None) -> Sample:
+    def _finite(self, sites: Sequence[Site]) -> dict[Site, Tensor]:
+        """The first activations at some sites, without tokens that are NaN or infinite: the loop deals with those."""
+        first = {site: self.activations[site] for site in dict.fromkeys(sites)}
+        finite = torch.stack([torch.isfinite(x).all(-1) for x in first.values()]).all(0)
+        return first if finite.all() else {site: x[finite] for site, x in first.items()}
+
+    def _sample(
+        self, dictionary: Dictionary, first: dict[Site, Tensor], scales: dict[Site, Scale], lm: LanguageModel | None
+    ) -> Sample:
         reads, writes = dictionary.reads, dictionary.writes
         scale_in, scale_out = (torch.tensor([scales[site].value for site in sites]) for sites in (reads, writes))
-        values, mask = self.activations, None
+        values, mask = first, None
         if not dictionary.per_token:
             batch = self._sequences()
             values, mask = {site: x.float() for site, x in batch.activations.items()}, batch.mask

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monoscope.core.batch import ActivationBatch
-from monoscope.core.errors import ConfigError, DataError, nearest
+from monoscope.core.errors import ConfigError, NotFinite, nearest
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary
 from monoscope.dictionaries.normalize import Scale
@@ -66,11 +66,15 @@ class Descent(Run):
                 )
 
     def advance(self, batch: ActivationBatch, number: int) -> None:
-        """Move the weights down the gradient of the loss on a batch."""
+        """Move the weights down the gradient of the loss on a batch. Raises NotFinite where there is none to follow."""
         self.apply_schedules(number)
         self.step = self.forward(batch)
         self.loss = self.terms(self.step)
-        torch.stack(list(self.loss.values())).sum().backward()
+        total = torch.stack(list(self.loss.values())).sum()
+        if not torch.isfinite(total):
+            terms = ", ".join(f"{name} {value.item():g}" for name, value in self.loss.items())
+            raise NotFinite(f"the loss is NaN or infinite ({terms}); lower the learning rate")
+        total.backward()
         self.update()
 
     def apply_schedules(self, number: int) -> None:
@@ -107,7 +111,10 @@ class Descent(Run):
     def update(self) -> None:
         """Clip, project, step, and return the weights to their constraint."""
         if self.settings.clip:
-            torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.settings.clip)
+            norm = torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.settings.clip)
+            if not torch.isfinite(norm):
+                self.optimizer.zero_grad()
+                raise NotFinite("the gradient is NaN or infinite; lower the learning rate")
         self.dictionary.project_gradients_()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -115,11 +122,9 @@ class Descent(Run):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Any]:
-        """What the log says of the last step. Raises DataError when its loss is not finite."""
+        """What the log says of the last step."""
         step = self.step
         values = {name: value.item() for name, value in self.loss.items()}
-        if not all(torch.isfinite(torch.tensor(value)) for value in values.values()):
-            raise DataError(f"the loss of {self.name or 'the run'} is not finite ({values}); lower the learning rate")
         return {
             "loss": sum(values.values()),
             **{f"loss/{name}": value for name, value in values.items()},

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from monoscope.core.io import write_text, writing
+from monoscope.core.io import sync, write_text, writing
 
 METRICS = "metrics.jsonl"
 
@@ -25,6 +25,12 @@ class Log:
         if self.path is not None:
             with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def sync_log(directory: Path) -> None:
+    """Put the log in a directory on disk: a checkpoint must not outlast the rows before it."""
+    if (path := directory / METRICS).exists():
+        sync(path)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

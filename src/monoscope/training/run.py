@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monoscope.core.batch import ActivationBatch
+from monoscope.core.errors import NotFinite
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary
 from monoscope.dictionaries.normalize import Scale
@@ -19,6 +21,10 @@ from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.step import Step
 from monoscope.training.health import Health
 from monoscope.training.settings import Training
+
+FEW_SKIPPED = 10  # steps; a longer run may leave out a hundredth of its steps
+
+_log = logging.getLogger("monoscope.training")
 
 
 class Run(ABC):
@@ -31,14 +37,42 @@ class Run(ABC):
         self.dictionary = dictionary.train()
         self.dictionary.encode_dtype = torch.bfloat16 if settings.encode_dtype == "bf16" else None
         self.health = Health(dictionary.n_features, settings.dead_after_tokens)
+        self.n_skipped = 0
+
+    def learn(self, batch: ActivationBatch, number: int) -> bool:
+        """Learn from the batch of a step, counting from 0. False for one left out, as it held NaN or infinity.
+
+        Raises NotFinite, saying where it was found, unless the settings leave such steps out and they are few.
+        """
+        may_skip = self.settings.on_nonfinite == "skip"
+        before = [tensor.clone() for tensor in self._running()] if may_skip else []
+        try:
+            _check_finite(batch, (*self.dictionary.reads, *self.dictionary.writes))
+            self.advance(batch, number)
+        except NotFinite as error:
+            where = f"step {number + 1}{f' of {self.name}' if self.name else ''}: {error}"
+            if not may_skip:
+                raise NotFinite(where) from None
+            self.n_skipped += 1
+            if self.n_skipped > max(FEW_SKIPPED, self.settings.steps // 100):
+                raise NotFinite(f"{where}; {self.n_skipped} steps were left out, which are too many") from None
+            for now, then in zip(self._running(), before, strict=True):
+                now.copy_(then)
+            _log.warning("%s; left out, %d so far", where, self.n_skipped)
+            return False
+        return True
+
+    def _running(self) -> list[Tensor]:
+        """What a forward pass changes: running thresholds, and the ages of features."""
+        return [*self.dictionary.activation.buffers(), self.health.age]
 
     @abstractmethod
     def advance(self, batch: ActivationBatch, number: int) -> None:
-        """Learn from the batch of a step, counting from 0."""
+        """Learn from the batch of a step, counting from 0. Raises NotFinite, with the weights as they were."""
 
     @abstractmethod
     def metrics(self) -> dict[str, Any]:
-        """What the log says of the last step. Raises DataError when its loss is not finite."""
+        """What the log says of the last step."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -47,6 +81,12 @@ class Run(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` gave."""
+
+    @property
+    def predicted_bytes(self) -> int:
+        """Bytes of its state once the optimizer has one for every weight."""
+        weights = sum(tensor.nbytes for tensor in self.dictionary.state_dict().values())
+        return weights * (1 + self.settings.optimizer.states) + self.health.age.nbytes
 
     @property
     def scale_in(self) -> Float[Tensor, " reads"]:
@@ -71,6 +111,15 @@ class Run(ABC):
         done = self.dictionary.frozen()
         done.fold_(self.scale_in, self.scale_out)
         return done
+
+
+def _check_finite(batch: ActivationBatch, sites: Iterable[Site]) -> None:
+    for site in dict.fromkeys(sites):
+        x = batch.activations[site]
+        # A sum is finite unless a summand is not or it overflows: one pass, and the exact answer only where it matters.
+        if not torch.isfinite(x.sum()) and len(bad := (~torch.isfinite(x)).any(-1).nonzero()):
+            rows = f"{bad[0].tolist()} and {len(bad) - 1} more" if len(bad) > 1 else f"{bad[0].tolist()}"
+            raise NotFinite(f"activations at {site} are NaN or infinite in row {rows} of the batch")
 
 
 def scaled_by(x: Float[Tensor, "*batch d"], scale: Float[Tensor, " site"]) -> Float[Tensor, "*batch d"]:

@@ -30,6 +30,9 @@ class Training(Config):
     encode_dtype: Literal["fp32", "bf16"] = Field(
         default="fp32", description="precision that selects features; their values are exact in either"
     )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        default="stop", description="NaN or infinity in activations or a loss: stop, or leave the step out and count it"
+    )
     log_every: int = Field(default=10, ge=1, description="steps between rows of the log")
     checkpoint_every: float = Field(default=300.0, ge=0, description="seconds between checkpoints")
 

@@ -28,7 +28,7 @@ from monoscope.dictionaries.recipe import Recipe
 from monoscope.harvest.source import ActivationSource
 from monoscope.harvest.text import TextSource
 from monoscope.models import LanguageModel
-from monoscope.training.checkpoint import CHECKPOINT, check_same_config
+from monoscope.training.checkpoint import check_same_config, checkpoints, remove_checkpoints
 from monoscope.training.memory import Pass, machine_memory, plan
 from monoscope.training.settings import Training
 from monoscope.training.train import CONFIG, RunConfig, TrainedWith, is_complete, open_output, source_info, train
@@ -171,20 +171,20 @@ def train_suite(
                 out=out / PASS,
                 resume=number == 0 and bool(under_way),
             )
-            remove(out / PASS / CHECKPOINT)
+            remove_checkpoints(out / PASS)
             _collect(out)
 
 
 def names_under_way(out: Path) -> tuple[str, ...]:
     """Dictionaries of a suite whose pass was interrupted, and goes on from its checkpoint."""
-    if not (out / PASS / CHECKPOINT).is_file():
+    if not checkpoints(out / PASS):
         return ()
     return tuple(read_toml(out / PASS / CONFIG)["runs"])
 
 
 def _collect(out: Path) -> None:
     """Move what a pass has finished to its place; a pass that ended before its first checkpoint leaves nothing."""
-    if not (out / PASS).is_dir() or (out / PASS / CHECKPOINT).is_file():
+    if not (out / PASS).is_dir() or checkpoints(out / PASS):
         return
     for directory in (out / PASS).iterdir():
         if is_complete(directory):

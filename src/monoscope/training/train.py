@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from monoscope.core.config import Config
-from monoscope.core.errors import ConfigError, MismatchError, nearest
-from monoscope.core.io import owned, refuse_existing, remove, write_text
+from monoscope.core.errors import ConfigError, DataError, MismatchError, nearest
+from monoscope.core.io import LOCK, owned, refuse_existing, remove, write_text
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary
 from monoscope.dictionaries.recipe import Recipe
@@ -23,7 +23,13 @@ from monoscope.harvest import ActivationStore, from_array
 from monoscope.harvest.source import ActivationSource
 from monoscope.models import LanguageModel
 from monoscope.training.beginning import Beginning
-from monoscope.training.checkpoint import CHECKPOINT, check_same_config, load_checkpoint
+from monoscope.training.checkpoint import (
+    check_same_config,
+    checkpoints,
+    load_checkpoint,
+    remove_checkpoints,
+    warn_if_short,
+)
 from monoscope.training.downstream import origin_of
 from monoscope.training.run import Run
 from monoscope.training.settings import Training
@@ -113,8 +119,11 @@ def train(
     directory = None if out is None else Path(out)
     with ExitStack() as stack:
         if directory is not None:
+            if resume and not any((directory / name).exists() for name in (LOCK, CONFIG, *FILES)):
+                raise DataError(f"nothing to resume: no run was begun in {directory}")
             open_output(directory, stack, resume=resume, force=force)
             if resume and all(is_complete(directory / label) for label in labels):
+                remove_checkpoints(directory)
                 done = [load(directory / label) for label in labels]
                 return done if several else done[0]
         prepared, stream, start = _prepare(config, activations, lm, directory, resume=resume)
@@ -122,7 +131,7 @@ def train(
         fit(prepared, stream, start=start, config=config.to_dict(), out=directory)
         finished = [_finish(run, stream, directory, time.monotonic() - began) for run in prepared]
         if directory is not None:
-            remove(directory / CHECKPOINT)
+            remove_checkpoints(directory)
     return finished if several else finished[0]
 
 
@@ -142,7 +151,8 @@ def _source(value: SourceLike, training: Training) -> ActivationSource:
         return value
     if isinstance(value, (str, Path)):
         return ActivationStore(Path(value))
-    return from_array(value, seed=training.seed, batch_tokens=training.batch_tokens)
+    skips = training.on_nonfinite == "skip"
+    return from_array(value, seed=training.seed, batch_tokens=training.batch_tokens, skip_not_finite=skips)
 
 
 def _only_site(source: ActivationSource) -> tuple[Site, ...]:
@@ -192,14 +202,19 @@ def source_info(source: ActivationSource) -> dict[str, Any]:
 
 
 def open_output(directory: Path, stack: ExitStack, *, resume: bool, force: bool) -> None:
-    """Make a directory this process's alone, until the stack is closed; without ``resume`` it is empty then."""
+    """Make a directory this process's alone, until the stack is closed; without ``resume`` it is empty then.
+
+    What a killed process had begun to write there is removed.
+    """
     if not resume:
         refuse_existing(directory, force=force)
     stack.enter_context(owned(directory))
     if force and not resume:
         for entry in directory.iterdir():
-            if entry.name != ".lock":
+            if entry.name != LOCK:
                 remove(entry)
+    for entry in directory.rglob(".*.partial"):
+        remove(entry)
 
 
 def is_complete(directory: Path) -> bool:
@@ -212,16 +227,20 @@ def _prepare(
 ) -> tuple[list[Run], ActivationSource, int]:
     """Runs ready to train, the stream they train on, and the step to start from."""
     state = None
-    if resume and out is not None:
+    if resume and out is not None and _was_begun(out):
         state = load_checkpoint(out)
-        check_same_config(state["config"], config.to_dict())
+        begun = TrainedWith.from_dict(state["config"])  # with defaults for keys that did not exist then
+        check_same_config(begun.to_dict(), config.to_dict())
     start = Beginning(source, {site for run in config.runs.values() for site in (*run.reads, *run.writes)})
     runs = [start.run(name, run.recipe, run.training, run.reads, run.writes, lm) for name, run in config.runs.items()]
     stream = start.stream(runs)
+    if out is not None:
+        warn_if_short(out, sum(run.predicted_bytes for run in runs))
     number = 0
     if state is not None:
         stream.load_state_dict(state["source"])
-        for run, saved in zip(runs, state["runs"], strict=True):
+        skipped = state.get("skipped", [0] * len(runs))
+        for run, saved, run.n_skipped in zip(runs, state["runs"], skipped, strict=True):
             run.load_state_dict(saved)
         number = state["step"]
     elif out is not None:
@@ -232,6 +251,19 @@ def _prepare(
     return runs, stream, number
 
 
+def _was_begun(out: Path) -> bool:
+    """Whether a run to resume has a state to go on from; one that was killed before it wrote its first has not.
+
+    Raises DataError for a directory that had states, as what it holds says.
+    """
+    if checkpoints(out):
+        return True
+    left = {entry.name for entry in out.iterdir() if not (entry.is_dir() and not any(entry.iterdir()))}
+    if not left <= {LOCK, CONFIG}:
+        raise DataError(f"nothing to resume: no checkpoint in {out}")
+    return False
+
+
 def _finish(run: Run, source: ActivationSource, out: Path | None, seconds: float) -> Dictionary:
     done = run.finished()
     done.provenance = {
@@ -240,6 +272,7 @@ def _finish(run: Run, source: ActivationSource, out: Path | None, seconds: float
         "source": _without_none(source.info),
         "scales": {str(site): [scale.value, scale.relative_error] for site, scale in run.scales.items()},
         "seconds": round(seconds, 1),
+        **({"skipped": run.n_skipped} if run.n_skipped else {}),
     }
     if out is not None:
         write_files(done, out / run.name)

@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError
 from monoscope.core.interrupts import interruptible
 from monoscope.core.progress import progress
 from monoscope.harvest.source import ActivationSource
 from monoscope.training.checkpoint import save_checkpoint
-from monoscope.training.log import Log
+from monoscope.training.log import Log, sync_log
 from monoscope.training.run import Run
 
 
@@ -23,8 +21,8 @@ def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: di
     """Train every run from step ``start`` to its end, on flat batches of the source.
 
     Writes a row per run to its log every ``log_every`` steps, and with ``out`` a checkpoint every
-    ``checkpoint_every`` seconds and when interrupted. Raises KeyboardInterrupt after SIGINT or SIGTERM, once the
-    checkpoint is written, and DataError for activations or a loss that are not finite.
+    ``checkpoint_every`` seconds and when interrupted. Raises KeyboardInterrupt when asked to stop, once the checkpoint
+    is written, and NotFinite for activations or a loss that are NaN or infinite, unless few such are to be left out.
     """
     settings = runs[0].settings
     logs = [Log(_directory(out, run), after_step=start) for run in runs]
@@ -33,22 +31,25 @@ def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: di
         bar.advance(start * settings.batch_tokens)
         step = start
         for batch in _until(source, settings.steps - start):
-            _check_finite(batch, step)
             step += 1
             is_logged = step % settings.log_every == 0 or step == settings.steps or step == 1
-            rows = []
+            rows: list[dict[str, Any]] = []
             for run in runs:
-                run.advance(batch, step - 1)
-                if is_logged:
+                if not run.learn(batch, step - 1):
+                    rows.append({"skipped": run.n_skipped})
+                elif is_logged:
                     rows.append(run.metrics())
-            if is_logged:
+                else:
+                    rows.append({})
+            if any(rows):
                 now = time.monotonic()
                 rate = (step - logged[1]) * settings.batch_tokens / max(now - logged[0], 1e-9)
                 logged = (now, step)
                 for run, log, row in zip(runs, logs, rows, strict=True):
                     head = {"step": step, "tokens": step * settings.batch_tokens, "tokens_per_s": round(rate)}
-                    log.write(head | ({"run": run.name} if run.name else {}) | row)
-            facts = {name: rows[0][name] for name in ("fvu", "l0", "dead")} if is_logged else {}
+                    if row:
+                        log.write(head | ({"run": run.name} if run.name else {}) | row)
+            facts = {name: rows[0][name] for name in ("fvu", "l0", "dead", "skipped") if name in rows[0]}
             bar.advance(settings.batch_tokens, **facts)
             if out is not None and (interrupted or time.monotonic() - clock > settings.checkpoint_every):
                 checkpoint(out, runs, source, step, config)
@@ -59,8 +60,16 @@ def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: di
 
 def checkpoint(out: Path, runs: Sequence[Run], source: ActivationSource, step: int, config: dict[str, Any]) -> None:
     """Write everything that continuing from ``step`` needs."""
-    state = {"step": step, "source": source.state_dict(), "runs": [run.state_dict() for run in runs], "config": config}
-    save_checkpoint(out, state)
+    for run in runs:
+        sync_log(out / run.name)
+    state = {
+        "step": step,
+        "source": source.state_dict(),
+        "runs": [run.state_dict() for run in runs],
+        "skipped": [run.n_skipped for run in runs],
+        "config": config,
+    }
+    save_checkpoint(out, step, state)
 
 
 def _directory(out: Path | None, run: Run) -> Path | None:
@@ -75,11 +84,3 @@ def _until(source: ActivationSource, n_steps: int) -> Iterator[ActivationBatch]:
         if number == n_steps:
             return
     raise DataError(f"the activations ended {n_steps} steps too soon; train on fewer tokens, or repeat the source")
-
-
-def _check_finite(batch: ActivationBatch, step: int) -> None:
-    for site, x in batch.activations.items():
-        if not torch.isfinite(x.sum()):
-            bad = (~torch.isfinite(x)).any(-1).nonzero()
-            if len(bad):
-                raise DataError(f"activations at {site} are not finite: row {int(bad[0])} of the batch of step {step}")

@@ -28,6 +28,7 @@ RunId = Annotated[str, InPath(pattern=SLUG, description="A run of the library.")
 LogName = Annotated[str, Query(max_length=200, description="Which dictionary of the run, where it trains several.")]
 EVERY = 1.0  # seconds between two looks at a log
 MOST_ROWS = 1000  # in one event
+CHECKPOINTS = "checkpoint-*.pt"
 OPENABLE = ("config.toml", "weights.safetensors")
 
 
@@ -117,8 +118,7 @@ def _checkpoints(state: State, run: Path, names: list[str]) -> list[Checkpoint]:
         directory = run / name if name else run
         if all((directory / file).is_file() for file in OPENABLE):
             found.append(_checkpoint("dictionary", name, directory, directory / OPENABLE[0], bundles.get(directory)))
-    if (run / "checkpoint.pt").is_file():
-        found.append(_checkpoint("resume", "", run, run / "checkpoint.pt", None))
+    found += [_checkpoint("resume", "", run, file, None) for file in sorted(run.glob(CHECKPOINTS), reverse=True)]
     return found
 
 
