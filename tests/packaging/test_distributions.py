@@ -81,7 +81,8 @@ def test_both_carry_the_interface_and_the_wheel_of_an_sdist_needs_no_node(projec
         done = hatch(project, target)
         assert done.returncode == 0, done.stdout + done.stderr
     wheel, sdist = only_of(project / "dist", "*.whl"), only_of(project / "dist", "*.tar.gz")
-    assert {"monoscope/_ui/index.html", "monoscope/_ui/elements.js"} <= names(wheel)
+    pages = {"monoscope/_ui/index.html", "monoscope/_ui/elements.js"}
+    assert {*pages, "monoscope/ops/native/kernels.cpp"} <= names(wheel)
     assert {"src/monoscope/_ui/index.html", "ui/package-lock.json", "hatch_build.py"} <= names(sdist)
     assert not any("node_modules" in name for name in names(sdist) | names(wheel))
 

@@ -1,4 +1,4 @@
-"""Fast CPU paths in pure PyTorch.
+"""Fast CPU paths in PyTorch, whose inner loops are compiled kernels where there are any (``ops.native``).
 
 Encoding walks over blocks of rows small enough for their pre-activations to stay in cache, so ``[N, F]`` is never
 written to memory, and keeps the surviving entries alone. The backward pass touches those entries alone, through
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from monoscope.ops.native import kernels
 from monoscope.ops.reference import chosen
 from monoscope.ops.selection import (
     AboveThreshold,
@@ -41,20 +42,36 @@ def encode(
 ) -> tuple[Tensor, Tensor]:
     """``reference.encode`` as values and indices [n, k], rows padded with zeros where their numbers differ.
 
-    A ``dtype`` narrower than the input's selects in that precision; what was selected is then computed exactly.
+    A ``dtype`` narrower than the input's selects in that precision; what was selected is then computed exactly. With
+    int8 that is for TopK on processors that multiply 8-bit numbers, and bf16 for the rest.
     """
     with torch.no_grad():
         z = x if center is None else x - center
         rows = W_enc.T.contiguous()  # [F, d], free when the encoder is stored feature by feature
-        values, indices = _select(Blocks(z, rows, b_enc, norm, dtype), selection)
-        if dtype != x.dtype:
-            exact = gathered_dot(z, rows, indices).add_(b_enc[indices])
-            if not selection.is_signed:
-                exact.relu_()
-            values = exact * _still_kept(
-                exact if norm is None else exact * norm[indices], values != 0, indices, selection
-            )
+        native = kernels()
+        if (
+            dtype == torch.int8
+            and native is not None
+            and native.multiplies_int8
+            and isinstance(selection, TopKPerToken)
+        ):
+            values, indices = native.encode_topk(z, rows, b_enc, norm, selection.k)
+        else:
+            values, indices = _encode(z, rows, b_enc, selection, norm, torch.bfloat16 if dtype == torch.int8 else dtype)
     return Attach.apply(x, W_enc, b_enc, center, values, indices), indices
+
+
+def _encode(
+    z: Tensor, rows: Tensor, b_enc: Tensor, selection: Selection, norm: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    values, indices = _select(Blocks(z, rows, b_enc, norm, dtype), selection)
+    if dtype == z.dtype:
+        return values, indices
+    exact = gathered_dot(z, rows, indices).add_(b_enc[indices])
+    if not selection.is_signed:
+        exact.relu_()
+    score = exact if norm is None else exact * norm[indices]
+    return exact * _still_kept(score, values != 0, indices, selection), indices
 
 
 def _still_kept(score: Tensor, candidate: Tensor, indices: Tensor, selection: Selection) -> Tensor:
@@ -172,6 +189,8 @@ def kth_largest(scores: Tensor, k: int) -> Tensor:
 
 def gathered_dot(x: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
     """``out[n, j] = x[n] . rows[indices[n, j]]``: ``[n, d], [F, d], [n, k] -> [n, k]``."""
+    if (native := kernels()) is not None:
+        return native.gathered_dot(x, rows, indices)
     n, k = indices.shape
     offsets = torch.arange(0, n * k, k)
     bag = torch.arange(n).repeat_interleave(k)
@@ -181,8 +200,17 @@ def gathered_dot(x: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
     return flat.view(n, k)
 
 
+def weighted_rows(values: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
+    """``out[n] = sum_j values[n, j] rows[indices[n, j]]``: ``[n, k], [n, k], [F, d] -> [n, d]``."""
+    if (native := kernels()) is not None:
+        return native.weighted_rows(values, indices, rows)
+    return embedding_bag(indices, rows, per_sample_weights=values, mode="sum")
+
+
 def scatter_rows(weights: Tensor, indices: Tensor, rows: Tensor, n_features: int) -> Tensor:
     """``out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n]``."""
+    if (native := kernels()) is not None:
+        return native.scatter_rows(weights, indices, rows, n_features)[0]
     flat = indices.flatten()
     narrow = flat.to(torch.int16) if n_features < 2**15 else flat.to(torch.int32)
     order = narrow.argsort(stable=True)
@@ -224,7 +252,7 @@ class Attach(torch.autograd.Function):
         delta = grads[0] * (values != 0)
         dW = scatter_rows(delta, indices, z, len(rows)).T if ctx.needs_input_grad[1] else None
         db = torch.zeros(len(rows)).index_add_(0, indices.flatten(), delta.flatten())
-        dx = embedding_bag(indices, rows, per_sample_weights=delta, mode="sum") if ctx.needs_input_grad[0] else None
+        dx = weighted_rows(delta, indices, rows) if ctx.needs_input_grad[0] else None
         dcenter = -(db @ rows) if center is not None and ctx.needs_input_grad[3] else None
         return dx, dW, db, dcenter, None, None
 
@@ -236,7 +264,7 @@ class SparseDecode(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
         """Weighted sum of decoder rows."""
         ctx.save_for_backward(values, indices, W_dec)
-        return embedding_bag(indices, W_dec, per_sample_weights=values, mode="sum")
+        return weighted_rows(values, indices, W_dec)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -26,6 +26,7 @@ def encode_layers(
     dtype: torch.dtype,
 ) -> list[tuple[Tensor, Tensor]]:
     """``reference.encode_layers`` as values and indices of each layer, which counts its features from 0."""
+    dtype = torch.bfloat16 if dtype == torch.int8 else dtype
     each = x.unbind(1)
     norms = [None] * len(each) if norm is None else norm.chunk(len(each))
     match selection:

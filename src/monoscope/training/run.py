@@ -25,6 +25,7 @@ from monoscope.training.settings import Training
 FEW_SKIPPED = 10  # steps; a longer run may leave out a hundredth of its steps
 
 _log = logging.getLogger("monoscope.training")
+NARROW = {"bf16": torch.bfloat16, "int8": torch.int8}
 
 
 class Run(ABC):
@@ -35,7 +36,7 @@ class Run(ABC):
     ) -> None:
         self.name, self.recipe, self.settings, self.scales = name, recipe, settings, dict(scales)
         self.dictionary = dictionary.train()
-        self.dictionary.encode_dtype = torch.bfloat16 if settings.encode_dtype == "bf16" else None
+        self.dictionary.encode_dtype = NARROW.get(settings.encode_dtype)
         self.health = Health(dictionary.n_features, settings.dead_after_tokens)
         self.n_skipped = 0
 

@@ -1,0 +1,196 @@
+"""The compiled kernels as functions of tensors. Shapes: N tokens, d width, F features, k entries of a token.
+
+Each is specified by ``ops.reference`` or by the function of ``ops.cpu`` of its name, and gives the same bits for any
+number of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int, c_int64, c_void_p
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+SIGNATURES = {
+    "threads_of": (None, [c_void_p]),
+    "gathered_dot": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p, c_int]),
+    "weighted_rows": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p, c_int]),
+    "scatter_rows": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p] * 4 + [c_int]),
+    "top_per_row": (None, [c_void_p, c_int] + [c_int64] * 3 + [c_int, c_void_p, c_int]),
+    "above": (None, [c_void_p] * 2 + [c_int, c_void_p] + [c_int64] * 2 + [c_void_p] * 4 + [c_int]),
+    "encode_topk": (None, [c_void_p] * 4 + [c_int64] * 5 + [c_void_p] * 2 + [c_int]),
+    "multiplies_int8": (c_int, []),
+    "adam_rows": (None, [c_void_p] * 4 + [c_int64] * 2 + [c_float] * 6 + [c_int] * 2),
+}
+
+NARROW = (torch.float32, torch.bfloat16)
+
+
+class Kernels:
+    """Functions of a loaded library."""
+
+    def __init__(self, library: ctypes.CDLL, openmp: c_void_p | None) -> None:
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(library, f"monoscope_{name}")
+            function.restype, function.argtypes = result, arguments
+        self._library = library
+        library.monoscope_threads_of(openmp)
+        self.multiplies_int8 = bool(library.monoscope_multiplies_int8())
+
+    def gathered_dot(
+        self, x: Float[Tensor, "n d"], rows: Float[Tensor, "F d"], indices: Int[Tensor, "n k"]
+    ) -> Float[Tensor, "n k"]:
+        """``out[n, j] = x[n] . rows[indices[n, j]]``."""
+        x, rows, indices = _ready(x), _ready(rows), _numbers(indices)
+        out = x.new_empty(indices.shape)
+        n, k = indices.shape
+        sizes = (n, k, rows.shape[1], len(rows))
+        _check(
+            self._library.monoscope_gathered_dot(*_at(x, rows, indices), *sizes, *_at(out), torch.get_num_threads()),
+            indices,
+            rows,
+        )
+        return out
+
+    def weighted_rows(
+        self, values: Float[Tensor, "n k"], indices: Int[Tensor, "n k"], rows: Float[Tensor, "F d"]
+    ) -> Float[Tensor, "n d"]:
+        """``out[n] = sum_j values[n, j] rows[indices[n, j]]``, over values that are not 0."""
+        values, indices, rows = _ready(values), _numbers(indices), _ready(rows)
+        n, k = indices.shape
+        out = values.new_empty(n, rows.shape[1])
+        sizes = (n, k, rows.shape[1], len(rows))
+        _check(
+            self._library.monoscope_weighted_rows(
+                *_at(values, indices, rows), *sizes, *_at(out), torch.get_num_threads()
+            ),
+            indices,
+            rows,
+        )
+        return out
+
+    def scatter_rows(
+        self, weights: Float[Tensor, "n k"], indices: Int[Tensor, "n k"], rows: Float[Tensor, "n d"], n_features: int
+    ) -> tuple[Float[Tensor, "F d"], Float[Tensor, " F"]]:
+        """``out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n]``, and the sums of the weights."""
+        weights, indices, rows = _ready(weights), _numbers(indices), _ready(rows)
+        n, k = indices.shape
+        assert n * k < 2**31, f"{n} tokens of {k} entries are more than a sort of 32-bit numbers holds"
+        out, sums = weights.new_empty(n_features, rows.shape[1]), weights.new_empty(n_features)
+        offsets, order = indices.new_empty(n_features + 1), torch.empty(n * k, dtype=torch.int32)
+        sizes = (n, k, rows.shape[1], n_features)
+        _check(
+            self._library.monoscope_scatter_rows(
+                *_at(weights, indices, rows), *sizes, *_at(offsets, order, out, sums), torch.get_num_threads()
+            ),
+            indices,
+            out,
+        )
+        return out, sums
+
+    def top_per_row(self, score: Float[Tensor, "n F"], k: int, *, magnitude: bool = False) -> Int[Tensor, "n k"]:
+        """Features of the k largest scores (or magnitudes) of each row, ascending.
+
+        Scores are fp32 or bf16. NaN ranks above all; of scores that tie the first features are taken.
+        """
+        n, n_features = score.shape
+        assert k <= n_features, f"the {k} largest of {n_features} features"
+        score, features = _ready(score, *NARROW), torch.empty(n, k, dtype=torch.long)
+        sizes = (score.dtype == torch.bfloat16, n, n_features, k, magnitude)
+        if k:
+            self._library.monoscope_top_per_row(*_at(score), *sizes, *_at(features), torch.get_num_threads())
+        return features
+
+    def above(
+        self, pre: Float[Tensor, "n F"], score: Float[Tensor, "n F"], threshold: Float[Tensor, " F"]
+    ) -> tuple[Int[Tensor, " nnz"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
+        """Token, feature and value of positive pre-activations whose score is above the threshold, in order.
+
+        Pre-activations and scores are fp32 or bf16, and of one type.
+        """
+        assert pre.dtype == score.dtype, f"pre-activations of {pre.dtype}, scores of {score.dtype}"
+        pre, score, threshold = _ready(pre, *NARROW), _ready(score, *NARROW), _ready(threshold)
+        counts = torch.zeros(len(pre), dtype=torch.long)
+        given = (*_at(pre, score), pre.dtype == torch.bfloat16, *_at(threshold), *pre.shape)
+        self._library.monoscope_above(*given, *_at(counts, None, None, None), torch.get_num_threads())
+        starts = counts.cumsum(0) - counts
+        feature = torch.empty(int(counts.sum()), dtype=torch.long)
+        value = torch.empty(len(feature))
+        if len(feature):
+            self._library.monoscope_above(*given, *_at(counts, starts, feature, value), torch.get_num_threads())
+        return torch.arange(len(pre)).repeat_interleave(counts), feature, value
+
+    def encode_topk(
+        self,
+        z: Float[Tensor, "n d"],
+        rows: Float[Tensor, "F d"],
+        bias: Float[Tensor, " F"],
+        norm: Float[Tensor, " F"] | None,
+        k: int,
+    ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+        """Values ``max(z @ rows.T + bias, 0)`` and features of the k largest scores of each token, features ascending.
+
+        Candidates, half as many again as k, are chosen by 8-bit products; their exact scores decide.
+        """
+        n, d, n_features = *z.shape, len(rows)
+        assert k <= n_features, f"the {k} largest of {n_features} features"
+        assert d <= 2**16, f"sums of {d} products of 8 bits are more than 32 bits hold"
+        z, rows, bias, norm = _ready(z), _ready(rows), _ready(bias), None if norm is None else _ready(norm)
+        values, features = torch.empty(n, k), torch.empty(n, k, dtype=torch.long)
+        sizes = (n, d, n_features, k, min(n_features, k + max(8, k // 2)))
+        if k:
+            self._library.monoscope_encode_topk(
+                *_at(z, rows, bias, norm), *sizes, *_at(values, features), torch.get_num_threads()
+            )
+        return values, features
+
+    def adam_rows_(
+        self,
+        weight: Float[Tensor, "n d"],
+        grad: Float[Tensor, "n d"],
+        first: Float[Tensor, "n d"],
+        second: Float[Tensor, "n d"],
+        *,
+        step: int,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        scale: float = 1.0,
+        unit_norm: bool = False,
+    ) -> None:
+        """One step of Adam in place; the ``step``-th, counted from 1, with the gradient times ``scale``.
+
+        With ``unit_norm`` the gradient's part along each row of norm 1 is removed, and the row is returned to norm 1.
+        """
+        tensors = (weight, grad, first, second)
+        assert all(t.is_contiguous() and t.dtype == torch.float32 for t in tensors), "rows of fp32, one after the other"
+        corrections = [1 - beta**step for beta in betas]
+        self._library.monoscope_adam_rows(
+            *_at(*tensors),
+            *weight.shape,
+            *(lr / corrections[0], *betas, eps, corrections[1] ** -0.5, scale),
+            unit_norm,
+            torch.get_num_threads(),
+        )
+
+
+def _ready(tensor: Tensor, *dtypes: torch.dtype) -> Tensor:
+    known = dtypes or (torch.float32,)
+    assert tensor.dtype in known, f"a kernel of {' or '.join(map(str, known))} was given {tensor.dtype}"
+    return tensor.detach().contiguous()
+
+
+def _numbers(indices: Tensor) -> Tensor:
+    return indices.detach().long().contiguous()
+
+
+def _at(*tensors: Tensor | None) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def _check(code: int, indices: Tensor, rows: Tensor) -> None:
+    if code:
+        found = f"{int(indices.min())} to {int(indices.max())}"
+        raise IndexError(f"features {found} of a dictionary that has {len(rows)}, counted from 0")
