@@ -50,6 +50,9 @@ def test_rows_chosen_by_index_are_multiplied_summed_and_scattered(native: Kernel
     c = _case(n, d, F, k, seed)
     expected = torch.einsum("nd,nkd->nk", c["x"], c["rows"][c["indices"]])
     torch.testing.assert_close(native.gathered_dot(c["x"], c["rows"], c["indices"]), expected, rtol=1e-4, atol=1e-4)
+    kept = c["weights"] != 0
+    some = native.gathered_dot(c["x"], c["rows"], c["indices"], kept)
+    torch.testing.assert_close(some, expected * kept, rtol=1e-4, atol=1e-4)
     summed = native.weighted_rows(c["weights"], c["indices"], c["rows"])
     torch.testing.assert_close(
         summed, reference.sparse_decode(c["weights"], c["indices"], c["rows"]), rtol=1e-4, atol=1e-4

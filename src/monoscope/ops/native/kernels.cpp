@@ -13,10 +13,10 @@
 
 API void monoscope_threads_of(Parallel start) { openmp() = start; }
 
-API int monoscope_gathered_dot(const float* x, const float* rows, const int64_t* indices, int64_t n, int64_t k,
-                               int64_t d, int64_t F, float* out, int threads) {
+API int monoscope_gathered_dot(const float* x, const float* rows, const int64_t* indices, const uint8_t* kept, int64_t n,
+                               int64_t k, int64_t d, int64_t F, float* out, int threads) {
     if (!in_range(indices, n * k, F)) return 1;
-    gathered_dot(x, rows, indices, n, k, d, out, threads);
+    gathered_dot(x, rows, indices, kept, n, k, d, out, threads);
     return 0;
 }
 

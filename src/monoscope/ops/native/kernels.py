@@ -10,12 +10,12 @@ import ctypes
 from ctypes import c_float, c_int, c_int64, c_void_p
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 SIGNATURES = {
     "threads_of": (None, [c_void_p]),
-    "gathered_dot": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p, c_int]),
+    "gathered_dot": (c_int, [c_void_p] * 4 + [c_int64] * 4 + [c_void_p, c_int]),
     "weighted_rows": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p, c_int]),
     "scatter_rows": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p] * 4 + [c_int]),
     "top_per_row": (None, [c_void_p, c_int] + [c_int64] * 3 + [c_int, c_void_p, c_int]),
@@ -40,18 +40,18 @@ class Kernels:
         self.multiplies_int8 = bool(library.monoscope_multiplies_int8())
 
     def gathered_dot(
-        self, x: Float[Tensor, "n d"], rows: Float[Tensor, "F d"], indices: Int[Tensor, "n k"]
+        self,
+        x: Float[Tensor, "n d"],
+        rows: Float[Tensor, "F d"],
+        indices: Int[Tensor, "n k"],
+        kept: Bool[Tensor, "n k"] | None = None,
     ) -> Float[Tensor, "n k"]:
-        """``out[n, j] = x[n] . rows[indices[n, j]]``."""
+        """``out[n, j] = x[n] . rows[indices[n, j]]``, 0 where not kept."""
+        kept = None if kept is None else _ready(kept, torch.bool)
         x, rows, indices = _ready(x), _ready(rows), _numbers(indices)
         out = x.new_empty(indices.shape)
-        n, k = indices.shape
-        sizes = (n, k, rows.shape[1], len(rows))
-        _check(
-            self._library.monoscope_gathered_dot(*_at(x, rows, indices), *sizes, *_at(out), torch.get_num_threads()),
-            indices,
-            rows,
-        )
+        refused = self._run("gathered_dot", x, rows, indices, kept, *indices.shape, rows.shape[1], len(rows), out)
+        _check(refused, indices, len(rows))
         return out
 
     def weighted_rows(
@@ -59,16 +59,9 @@ class Kernels:
     ) -> Float[Tensor, "n d"]:
         """``out[n] = sum_j values[n, j] rows[indices[n, j]]``, over values that are not 0."""
         values, indices, rows = _ready(values), _numbers(indices), _ready(rows)
-        n, k = indices.shape
-        out = values.new_empty(n, rows.shape[1])
-        sizes = (n, k, rows.shape[1], len(rows))
-        _check(
-            self._library.monoscope_weighted_rows(
-                *_at(values, indices, rows), *sizes, *_at(out), torch.get_num_threads()
-            ),
-            indices,
-            rows,
-        )
+        out = values.new_empty(len(values), rows.shape[1])
+        refused = self._run("weighted_rows", values, indices, rows, *indices.shape, rows.shape[1], len(rows), out)
+        _check(refused, indices, len(rows))
         return out
 
     def scatter_rows(
@@ -76,18 +69,13 @@ class Kernels:
     ) -> tuple[Float[Tensor, "F d"], Float[Tensor, " F"]]:
         """``out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n]``, and the sums of the weights."""
         weights, indices, rows = _ready(weights), _numbers(indices), _ready(rows)
-        n, k = indices.shape
-        assert n * k < 2**31, f"{n} tokens of {k} entries are more than a sort of 32-bit numbers holds"
+        entries = indices.numel()
+        assert entries < 2**31, f"{entries} entries are more than a sort by 32-bit numbers holds"
         out, sums = weights.new_empty(n_features, rows.shape[1]), weights.new_empty(n_features)
-        offsets, order = indices.new_empty(n_features + 1), torch.empty(n * k, dtype=torch.int32)
-        sizes = (n, k, rows.shape[1], n_features)
-        _check(
-            self._library.monoscope_scatter_rows(
-                *_at(weights, indices, rows), *sizes, *_at(offsets, order, out, sums), torch.get_num_threads()
-            ),
-            indices,
-            out,
-        )
+        sizes = (*indices.shape, rows.shape[1], n_features)
+        room = (indices.new_empty(n_features + 1), torch.empty(entries, dtype=torch.int32))
+        refused = self._run("scatter_rows", weights, indices, rows, *sizes, *room, out, sums)
+        _check(refused, indices, n_features)
         return out, sums
 
     def top_per_row(self, score: Float[Tensor, "n F"], k: int, *, magnitude: bool = False) -> Int[Tensor, "n k"]:
@@ -98,9 +86,8 @@ class Kernels:
         n, n_features = score.shape
         assert k <= n_features, f"the {k} largest of {n_features} features"
         score, features = _ready(score, *NARROW), torch.empty(n, k, dtype=torch.long)
-        sizes = (score.dtype == torch.bfloat16, n, n_features, k, magnitude)
         if k:
-            self._library.monoscope_top_per_row(*_at(score), *sizes, *_at(features), torch.get_num_threads())
+            self._run("top_per_row", score, score.dtype == torch.bfloat16, n, n_features, k, magnitude, features)
         return features
 
     def above(
@@ -113,13 +100,13 @@ class Kernels:
         assert pre.dtype == score.dtype, f"pre-activations of {pre.dtype}, scores of {score.dtype}"
         pre, score, threshold = _ready(pre, *NARROW), _ready(score, *NARROW), _ready(threshold)
         counts = torch.zeros(len(pre), dtype=torch.long)
-        given = (*_at(pre, score), pre.dtype == torch.bfloat16, *_at(threshold), *pre.shape)
-        self._library.monoscope_above(*given, *_at(counts, None, None, None), torch.get_num_threads())
+        given = (pre, score, pre.dtype == torch.bfloat16, threshold, *pre.shape)
+        self._run("above", *given, counts, None, None, None)
         starts = counts.cumsum(0) - counts
         feature = torch.empty(int(counts.sum()), dtype=torch.long)
         value = torch.empty(len(feature))
         if len(feature):
-            self._library.monoscope_above(*given, *_at(counts, starts, feature, value), torch.get_num_threads())
+            self._run("above", *given, counts, starts, feature, value)
         return torch.arange(len(pre)).repeat_interleave(counts), feature, value
 
     def encode_topk(
@@ -139,11 +126,9 @@ class Kernels:
         assert d <= 2**16, f"sums of {d} products of 8 bits are more than 32 bits hold"
         z, rows, bias, norm = _ready(z), _ready(rows), _ready(bias), None if norm is None else _ready(norm)
         values, features = torch.empty(n, k), torch.empty(n, k, dtype=torch.long)
-        sizes = (n, d, n_features, k, min(n_features, k + max(8, k // 2)))
+        candidates = min(n_features, k + max(8, k // 2))
         if k:
-            self._library.monoscope_encode_topk(
-                *_at(z, rows, bias, norm), *sizes, *_at(values, features), torch.get_num_threads()
-            )
+            self._run("encode_topk", z, rows, bias, norm, n, d, n_features, k, candidates, values, features)
         return values, features
 
     def adam_rows_(
@@ -166,14 +151,13 @@ class Kernels:
         """
         tensors = (weight, grad, first, second)
         assert all(t.is_contiguous() and t.dtype == torch.float32 for t in tensors), "rows of fp32, one after the other"
-        corrections = [1 - beta**step for beta in betas]
-        self._library.monoscope_adam_rows(
-            *_at(*tensors),
-            *weight.shape,
-            *(lr / corrections[0], *betas, eps, corrections[1] ** -0.5, scale),
-            unit_norm,
-            torch.get_num_threads(),
-        )
+        correction1, correction2 = (1 - beta**step for beta in betas)
+        settings = (lr / correction1, *betas, eps, correction2**-0.5, scale, unit_norm)
+        self._run("adam_rows", *tensors, *weight.shape, *settings)
+
+    def _run(self, name: str, *arguments: Tensor | float | None) -> int:
+        plain = [part.data_ptr() if isinstance(part, Tensor) else part for part in arguments]
+        return getattr(self._library, f"monoscope_{name}")(*plain, torch.get_num_threads())
 
 
 def _ready(tensor: Tensor, *dtypes: torch.dtype) -> Tensor:
@@ -186,11 +170,7 @@ def _numbers(indices: Tensor) -> Tensor:
     return indices.detach().long().contiguous()
 
 
-def _at(*tensors: Tensor | None) -> list[int | None]:
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-
-
-def _check(code: int, indices: Tensor, rows: Tensor) -> None:
-    if code:
+def _check(refused: int, indices: Tensor, n_features: int) -> None:
+    if refused:
         found = f"{int(indices.min())} to {int(indices.max())}"
-        raise IndexError(f"features {found} of a dictionary that has {len(rows)}, counted from 0")
+        raise IndexError(f"features {found} of a dictionary that has {n_features}, counted from 0")

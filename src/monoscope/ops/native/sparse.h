@@ -82,13 +82,29 @@ inline void dots(const float* x, const float* rows, const Index* index, int64_t 
     for (; j < k; j++) out[j] = dot(x, rows + index[j] * d, d);
 }
 
-// out[n, j] = x[n] . rows[indices[n, j]]
-inline void gathered_dot(const float* x, const float* rows, const int64_t* indices, int64_t n, int64_t k, int64_t d,
-                         float* out, int threads) {
+// out[n, j] = x[n] . rows[indices[n, j]], and 0 where `kept` is given and not set
+inline void gathered_dot(const float* x, const float* rows, const int64_t* indices, const uint8_t* kept, int64_t n,
+                         int64_t k, int64_t d, float* out, int threads) {
     parallel(threads, n, 16, [=](Chunks& chunks) {
+        std::vector<int64_t> place(k), index(k);
+        std::vector<float> sums(k);
         for (int64_t begin, end; chunks.claim(begin, end);)
-            for (int64_t token = begin; token < end; token++)
-                dots(x + token * d, rows, indices + token * k, k, d, out + token * k);
+            for (int64_t token = begin; token < end; token++) {
+                float* own = out + token * k;
+                if (!kept) {
+                    dots(x + token * d, rows, indices + token * k, k, d, own);
+                    continue;
+                }
+                int64_t count = 0;
+                for (int64_t j = 0; j < k; j++) {
+                    place[count] = j;
+                    index[count] = indices[token * k + j];
+                    count += kept[token * k + j] != 0;
+                }
+                dots(x + token * d, rows, index.data(), count, d, sums.data());
+                std::memset(own, 0, sizeof(float) * k);
+                for (int64_t j = 0; j < count; j++) own[place[j]] = sums[j];
+            }
     });
 }
 
