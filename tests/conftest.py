@@ -16,6 +16,9 @@ import torch
 from databases import postgres, workspace, workspace_url  # noqa: F401
 from hypothesis import settings
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read once, when Triton is first imported
+
 torch.set_num_threads(1)
 settings.register_profile("monoscope", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("monoscope")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -13,9 +16,28 @@ from monoscope.core.acts import Acts
 from monoscope.ops import cpu, layers, pursuit, reference
 from monoscope.ops.selection import Selection
 
+GPU = "cuda"
 
-def _fast(*tensors: Tensor | None) -> bool:
-    return all(t is None or (t.device.type == "cpu" and t.dtype == torch.float32) for t in tensors)
+_log = logging.getLogger("monoscope.ops")
+
+
+def _backend(*tensors: Tensor | None) -> ModuleType | None:
+    """The fast paths for such tensors; None where the reference has to serve."""
+    given = [t for t in tensors if t is not None]
+    if all(t.device.type == "cpu" and t.dtype == torch.float32 for t in given):
+        return cpu
+    is_on_gpu = all(t.device.type == GPU and t.dtype in (torch.float32, torch.bfloat16) for t in given)
+    return _kernels() if is_on_gpu else None
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    try:
+        from monoscope.ops import triton
+    except ImportError:
+        _log.warning("triton is not installed: CUDA tensors take slower paths; pip install 'monoscope[gpu]'")
+        return None
+    return triton
 
 
 def encode(
@@ -34,10 +56,11 @@ def encode(
     is read fastest when stored feature by feature, that is when ``W_enc.T`` is contiguous.
     """
     flat, n_features = x.reshape(-1, x.shape[-1]), W_enc.shape[1]
-    if not _fast(flat, W_enc, b_enc, center, norm):
+    backend = _backend(flat, W_enc, b_enc, center, norm)
+    if backend is None:
         dense = reference.encode(flat, W_enc, b_enc, selection, center=center, norm=norm)
         return Acts(dense.view(*x.shape[:-1], n_features), n_features)
-    values, indices = cpu.encode(flat, W_enc, b_enc, selection, center, norm, dtype or x.dtype)
+    values, indices = backend.encode(flat, W_enc, b_enc, selection, center, norm, dtype or x.dtype)
     shape = (*x.shape[:-1], values.shape[-1])
     return Acts(values.view(shape), n_features, indices.view(shape))
 
@@ -53,10 +76,12 @@ def encode_layers(
 ) -> Acts:
     """Pre-activations, by an encoder for each layer, of the entries that survive; see ``reference.encode_layers``."""
     flat, n_features = x.reshape(-1, *x.shape[-2:]), W_enc[0].shape[1]
-    if not _fast(flat, *W_enc, *b_enc, norm):
+    backend = _backend(flat, *W_enc, *b_enc, norm)
+    if backend is None:
         dense = reference.encode_layers(flat, W_enc, b_enc, selection, norm=norm)
         return Acts(dense.view(*x.shape[:-2], n_features * len(W_enc)), n_features * len(W_enc))
-    parts = layers.encode_layers(flat, W_enc, b_enc, selection, norm, dtype or x.dtype)
+    on_layers = layers.encode_layers if backend is cpu else backend.encode_layers
+    parts = on_layers(flat, W_enc, b_enc, selection, norm, dtype or x.dtype)
     sparse = Acts.joined([Acts(values, n_features, indices) for values, indices in parts])
     assert sparse.indices is not None
     shape = (*x.shape[:-2], sparse.values.shape[-1])
@@ -70,16 +95,18 @@ def decode(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]
     if acts.values.shape[-1] == 0:  # a dictionary that has no features yet
         return acts.values.new_zeros(*acts.values.shape[:-1], W_dec.shape[1])
     values, indices = (t.reshape(-1, t.shape[-1]).contiguous() for t in (acts.values, acts.indices))
-    if _fast(values, W_dec):
+    backend = _backend(values, W_dec)
+    if backend is cpu:
         out = cpu.SparseDecode.apply(values, indices, W_dec.contiguous())
     else:
-        out = reference.sparse_decode(values, indices, W_dec)
+        out = (backend or reference).sparse_decode(values, indices, W_dec)
     return out.view(*acts.values.shape[:-1], W_dec.shape[1])
 
 
 def kth_largest(scores: Float[Tensor, "*any"], k: int) -> Float[Tensor, ""]:
     """The k-th largest entry of a whole tensor, counting from 1."""
-    return cpu.kth_largest(scores, k) if scores.device.type == "cpu" else reference.kth_largest(scores, k)
+    backend = cpu if scores.device.type == "cpu" else _backend(scores)
+    return (backend or reference).kth_largest(scores, k)
 
 
 def pursue(
@@ -98,7 +125,7 @@ def pursue(
     ``gram``, ``rows @ rows.T``, saves computing it where one dictionary serves many small calls.
     """
     flat = x.reshape(-1, x.shape[-1])
-    if not _fast(flat, rows, gram):
+    if _backend(flat, rows, gram) is not cpu:
         dense = reference.pursue(
             flat, rows, k, method, positive=positive, tolerance=tolerance, until_repeat=until_repeat
         )
