@@ -4,7 +4,6 @@
 #include <climits>
 #include <cmath>
 #include <cstring>
-#include <functional>
 
 #include "parallel.h"
 
@@ -71,9 +70,25 @@ inline int64_t append(const int32_t* ranks, int64_t width, int32_t first, int32_
     return count;
 }
 
-inline int32_t kth_largest(int32_t* values, int64_t count, int64_t k) {
-    std::nth_element(values, values + (k - 1), values + count, std::greater<int32_t>());
-    return values[k - 1];
+// A bound that exactly k values reach, or else the k-th largest value: halving an interval and counting, which takes fewer
+// mispredicted branches than partitioning.
+inline int32_t bound_of_largest(const int32_t* values, int64_t count, int64_t k) {
+    int32_t least = INT_MAX, most = INT_MIN;
+#pragma omp simd reduction(min : least) reduction(max : most)
+    for (int64_t i = 0; i < count; i++) {
+        least = std::min(least, values[i]);
+        most = std::max(most, values[i]);
+    }
+    while (least < most) {
+        const int32_t middle = static_cast<int32_t>(least + (static_cast<int64_t>(most) - least + 1) / 2);
+        int32_t reached = 0;
+#pragma omp simd reduction(+ : reached)
+        for (int64_t i = 0; i < count; i++) reached += values[i] >= middle;
+        if (reached == k) return middle;
+        if (reached > k) least = middle;
+        else most = middle - 1;
+    }
+    return least;
 }
 
 // The k largest ranks of a row, which may come in several runs of features, without sorting it. The k-th largest of the
@@ -81,7 +96,7 @@ inline int32_t kth_largest(int32_t* values, int64_t count, int64_t k) {
 // Of entries that tie the first are taken. Widths are multiples of LANES, filled up with INT_MIN.
 class Largest {
     const int64_t k, most;
-    std::vector<int32_t> maxima, copy;
+    std::vector<int32_t> maxima;
     int32_t bound = INT_MIN + 1;
 
     void raise_bound(const int32_t* ranks, int64_t width) {
@@ -95,7 +110,7 @@ class Largest {
 #pragma omp simd
             for (int64_t i = 0; i < LANES; i++) top[i] = std::max(top[i], own[i]);
         }
-        bound = std::max(bound, kth_largest(maxima.data(), groups * LANES, k));
+        bound = std::max(bound, bound_of_largest(maxima.data(), groups * LANES, k));
     }
 
 public:
@@ -118,10 +133,9 @@ public:
     // Keeps the k largest.
     void cut() {
         if (count <= k) return;
-        copy.assign(rank.begin(), rank.begin() + count);
-        const int32_t least = kth_largest(copy.data(), count, k);
+        const int32_t least = bound_of_largest(rank.data(), count, k);
         int64_t ties = k, kept = 0;
-        for (int64_t i = 0; i < k; i++) ties -= copy[i] > least;
+        for (int64_t i = 0; i < count; i++) ties -= rank[i] > least;
         for (int64_t i = 0; i < count; i++)
             if (rank[i] > least || (rank[i] == least && ties-- > 0)) {
                 feature[kept] = feature[i];
