@@ -202,9 +202,15 @@ def _about_dictionary(dictionary: Dictionary) -> dict[str, Any]:
         "k": shape["function"].get("k"),
         "reads": [str(site) for site in dictionary.reads],
         "writes": [str(site) for site in dictionary.writes],
-        "source": None,
+        "source": _opened_from(dictionary),
         "license": None,
     }
+
+
+def _opened_from(dictionary: Dictionary) -> dict[str, Any] | None:
+    """Where somebody else's files were, so that they are found again; None for a dictionary of our own."""
+    opened = dictionary.provenance.get("opened")
+    return opened and {name: opened[name] for name in ("where", "entry", "layout", "chosen") if name in opened}
 
 
 def _about_model(info: dict[str, Any], lm: LanguageModel | None, vocabulary: Vocabulary) -> dict[str, Any]:

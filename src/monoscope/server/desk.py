@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from monoscope.core.errors import UserError
 from monoscope.server.problems import ProblemError
+from monoscope.server.security.author import signed_in
 from monoscope.server.table.added import Added, AddedRow
 
 if TYPE_CHECKING:
     from monoscope.features.workspace import Workspace
 
+MOST_USERS = 256
 KEPT = 16  # dictionaries whose labels stay in memory
 
 
@@ -27,28 +29,41 @@ class Desk:
     """See above. Safe to use from several threads."""
 
     def __init__(self, where: str, author: str) -> None:
-        self.where, self.author = where or str(default_workspace()), author or default_author()
+        self.where, self._author = where or str(default_workspace()), author or default_author()
         self._lock, self._reading = threading.Lock(), threading.Lock()
         self._workspace: Workspace | None = None
+        self._theirs: dict[str, Workspace] = {}
         self._problem: str | None = None
         self._known: dict[str, Added] = {}
 
     @property
+    def author(self) -> str:
+        """Who writes: the user whom a trusted proxy signed in, or else the server's own author."""
+        return signed_in() or self._author
+
+    @property
     def workspace(self) -> Workspace:
-        """The open workspace. Raises ProblemError, 503 with the reason, if it cannot be opened."""
+        """The workspace, in its author's hands. Raises ProblemError, 503 with the reason, if it cannot be opened."""
         with self._lock:
             if self._workspace is None and self._problem is None:
                 from monoscope.features.workspace import Workspace
 
                 try:
-                    self._workspace = Workspace.open(self.where, author=self.author)
+                    self._workspace = Workspace.open(self.where, author=self._author)
                 except UserError as error:
                     self._problem = str(error)
             if self._workspace is None:
                 raise ProblemError(
                     503, f"the workspace cannot be used: {self._problem}", hint="server.db names another"
                 )
-            return self._workspace
+            return self._workspace if (user := signed_in()) is None else self._of(user, self._workspace)
+
+    def _of(self, user: str, workspace: Workspace) -> Workspace:
+        if user not in self._theirs:
+            if len(self._theirs) >= MOST_USERS:
+                self._theirs.clear()
+            self._theirs[user] = workspace.by(user)
+        return self._theirs[user]
 
     @property
     def problem(self) -> str | None:
@@ -92,6 +107,7 @@ class Desk:
             if self._workspace is not None:
                 self._workspace.close()
                 self._workspace = None
+                self._theirs.clear()
 
 
 def default_workspace() -> Path:

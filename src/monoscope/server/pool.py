@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -81,7 +82,7 @@ class Pool:
                 return result
             return Response(result.model_dump_json(), status, headers, JSON)
 
-        work = asyncio.get_running_loop().run_in_executor(self._executor, run)
+        work = asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, run)
         gone = asyncio.create_task(_gone(request))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)

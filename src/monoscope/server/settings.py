@@ -22,6 +22,7 @@ class Settings(Config):
     allow_host     names by which this machine may be addressed, beside localhost and the address itself
     cors_origin    pages of other origins that may call the API, with a token of their own; exact, never "*"
     allow_frame    origins that may show the interface in a frame
+    trust_proxy    addresses or networks of proxies that sign users in: X-Forwarded-User of theirs is who writes
     root_path      path under which a proxy offers the server, such as /lab/proxy/8421
     roots          directories below which paths may be opened later; those that are served are always among them
     models         directories of language models, for dictionaries whose bundle does not say where theirs is
@@ -45,6 +46,7 @@ class Settings(Config):
     allow_host: tuple[str, ...] = ()
     cors_origin: tuple[str, ...] = ()
     allow_frame: tuple[str, ...] = ()
+    trust_proxy: tuple[str, ...] = ()
     root_path: str = ""
     roots: tuple[Path, ...] = ()
     models: tuple[Path, ...] = ()
@@ -68,6 +70,16 @@ class Settings(Config):
             if scheme not in ("http", "https") or not rest or any(sign in rest for sign in "/*?#@ ;,'\""):
                 raise ValueError(f"an origin reads https://host or http://host:port, without a path; found {origin!r}")
         return origins
+
+    @field_validator("trust_proxy")
+    @classmethod
+    def _network(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"a network reads 10.0.0.0/8 or 10.1.2.3, found {network!r} ({error})") from None
+        return networks
 
     @field_validator("root_path")
     @classmethod

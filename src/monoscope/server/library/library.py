@@ -7,15 +7,15 @@ since its weights must be read once; until then the bundle is shown, and cannot 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from monoscope.core.errors import DataError, MonoscopeError
 from monoscope.features.bundle import FeatureBundle
 from monoscope.server.library.discover import discover, is_inside
-from monoscope.server.library.manifest import Manifest, open_bundle
+from monoscope.server.library.manifest import Manifest, SourcePart, open_bundle
 from monoscope.server.library.models import find_model
 from monoscope.server.library.slugs import slug
 from monoscope.server.library.weights import fingerprint_weights
@@ -58,6 +58,15 @@ class Fault:
     path: Path
     kind: Literal["bundle", "dictionary", "run"]
     problem: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a dictionary is: in our layout, or in one of another library, with the rules its files leave open."""
+
+    path: Path
+    layout: str | None = None
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
 
 class Library:
@@ -134,10 +143,23 @@ class Library:
         """Bundles of one dictionary."""
         return [entry for entry in self.entries if entry.dictionary_fp == dictionary_fp]
 
-    def dictionary_path(self, entry: Entry) -> Path | None:
-        """Directory of the dictionary a bundle is of, if it stands in the library."""
+    def weights_of(self, entry: Entry) -> Weights | None:
+        """The dictionary a bundle is of, if it stands in the library, in our layout or in another library's."""
         with self._lock:
-            return next((path for path, found in self._weights.items() if found == entry.dictionary_fp), None)
+            own = next((path for path, found in self._weights.items() if found == entry.dictionary_fp), None)
+        source = entry.manifest.dictionary.source
+        if own is not None or not isinstance(source, SourcePart) or "\0" in source.where + source.entry:
+            return own and Weights(own)
+        # What a bundle names is not believed: only what stands below a root is opened, and then compared with it.
+        path = Path(source.where) / source.entry
+        if "://" in source.where or not path.exists() or not any(is_inside(path, root) for root in self.roots):
+            return None
+        return Weights(path.resolve(), source.layout, source.chosen)
+
+    def dictionary_path(self, entry: Entry) -> Path | None:
+        """Directory or file of the dictionary a bundle is of, if it stands in the library."""
+        found = self.weights_of(entry)
+        return found and found.path
 
     def model_path(self, entry: Entry) -> Path | None:
         """Directory of the model a bundle is of, if it is on this machine."""

@@ -19,6 +19,15 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class SourcePart(_Part):
+    """Files in the layout of another library, of which a dictionary was opened: ``entry`` is which of a set."""
+
+    where: str = Field(max_length=4096)
+    entry: str = Field(default="", max_length=4096)
+    layout: str = Field(max_length=100)
+    chosen: dict[str, str] = Field(default={}, max_length=100)
+
+
 class DictionaryPart(_Part):
     """The dictionary that was analyzed."""
 
@@ -30,6 +39,7 @@ class DictionaryPart(_Part):
     k: int | None = None
     reads: list[str] = Field(max_length=10_000)
     writes: list[str] = Field(max_length=10_000)
+    source: SourcePart | str | None = None  # a name, where another tool made the bundle
 
 
 class ModelPart(_Part):

@@ -112,8 +112,8 @@ class Live:
             raise ProblemError(404, f"no dictionary {name!r}", found=name)
         if isinstance(entry, Fault):
             raise ProblemError(409, entry.problem, found=name)
-        path, model = self.library.dictionary_path(entry), self.library.model_path(entry)
-        if path is None:
+        weights, model = self.library.weights_of(entry), self.library.model_path(entry)
+        if weights is None:
             is_soon = not self.library.matched.is_set()
             raise ProblemError(
                 503 if is_soon else 409,
@@ -134,7 +134,10 @@ class Live:
         skip = data.get("skip_first")
         return {
             "name": name,
-            "path": str(path),
+            "path": str(weights.path),
+            "layout": weights.layout,
+            "chosen": dict(weights.chosen),
+            "fingerprint": entry.dictionary_fp,
             "model": str(model),
             "model_name": entry.manifest.model.id,
             "bundle": str(entry.path),

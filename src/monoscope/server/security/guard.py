@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monoscope.server.log import Log
 from monoscope.server.problems import TITLES, ProblemError, problem_response
+from monoscope.server.security.author import Proxies
 from monoscope.server.security.body import DisconnectedError, check_json, read_body, replay
 from monoscope.server.security.door import Answer, Door
 from monoscope.server.security.headers import security_headers
@@ -78,7 +79,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, door: Door) -> None:
         self._app, self._settings, self._door = app, settings, door
-        self._hosts = Hosts(settings)
+        self._hosts, self._proxies = Hosts(settings), Proxies(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with what is wrong."""
@@ -101,6 +102,7 @@ class Guard:
         """What to receive from; None if the request was answered here."""
         headers, path = Headers(scope=scope), route_path(scope)
         self._check_host(scope, headers)
+        self._proxies.note(_address(scope), headers)
         if scope["method"] == "GET" and not is_api(path) and (clean := self._exchange(scope)) is not None:
             await send({"type": "http.response.start", "status": 303, "headers": clean})
             await send({"type": "http.response.body", "body": b""})

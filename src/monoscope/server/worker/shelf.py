@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict
 
 from monoscope.core.errors import DataError, MismatchError, ModelError, UserError
 from monoscope.dictionaries import Dictionary
-from monoscope.dictionaries import load as load_dictionary
 from monoscope.features import FeatureBundle
 from monoscope.features.vocabulary import Vocabulary
+from monoscope.formats import load as load_dictionary
 from monoscope.models import LanguageModel
 from monoscope.server.worker.readings import Readings
 
@@ -29,8 +29,11 @@ MOST_HASHED = 2**31  # bytes of weights that are hashed to tell whether a model 
 class Target(BaseModel):
     """A dictionary as the server names it.
 
-    path: of the dictionary; bundle: of its features, where there are any; model: directory of its language model, with
-    its name, and the fingerprint of the one it was trained on; bos: how windows began in training
+    path: of the dictionary; layout: another library's, with the rules chosen that its files leave open, and then the
+        fingerprint that it has when it is read so
+    bundle: of its features, where there are any
+    model: directory of its language model, with its name, and the fingerprint of the one it was trained on
+    bos: how windows began in training
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +42,9 @@ class Target(BaseModel):
     path: str
     model: str
     model_name: str
+    layout: str | None = None
+    chosen: dict[str, str] = {}
+    fingerprint: str | None = None
     bundle: str | None = None
     model_fingerprint: str | None = None
     bos: str | None = None
@@ -127,7 +133,7 @@ class Shelf:
 
     def dictionary(self, target: Target) -> Dictionary:
         """The dictionary of a target, ready for inference."""
-        return self._get("dictionary", target.path, lambda: self._load_dictionary(target.path))
+        return self._get("dictionary", target.path, lambda: self._load_dictionary(target))
 
     def facts(self, target: Target) -> Facts | None:
         """What is known of a target's features; None without a bundle."""
@@ -179,10 +185,16 @@ class Shelf:
             raise ModelError(f"the model {lm.name!r} has no tokenizer, so it cannot read a text")
         return Model(lm.name, lm)
 
-    def _load_dictionary(self, path: str) -> Dictionary:
-        if not Path(path).is_dir():
-            raise DataError(f"there is no dictionary at {path} any more")
-        dictionary = load_dictionary(path).to(self.device)
+    def _load_dictionary(self, target: Target) -> Dictionary:
+        if not Path(target.path).exists():
+            raise DataError(f"there is no dictionary at {target.path} any more")
+        dictionary = load_dictionary(target.path, target.layout, choices=target.chosen)
+        if target.layout is not None and dictionary.fingerprint() != target.fingerprint:
+            raise MismatchError(
+                f"{target.path} holds another dictionary than the one its features are of; analyze it again, or bring "
+                "back the files"
+            )
+        dictionary = dictionary.to(self.device)
         if any(site.model for site in (*dictionary.reads, *dictionary.writes)):
             raise UserError("this dictionary reads several models side by side; live pages run one model")
         return dictionary
