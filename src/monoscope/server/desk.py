@@ -34,7 +34,7 @@ class Desk:
         self._workspace: Workspace | None = None
         self._theirs: dict[str, Workspace] = {}
         self._problem: str | None = None
-        self._known: dict[str, Added] = {}
+        self._known: dict[tuple[str, str], Added] = {}  # by author, whose bookmarks they hold, and dictionary
 
     @property
     def author(self) -> str:
@@ -76,23 +76,24 @@ class Desk:
             workspace = self.workspace
         except ProblemError:
             return Added()
-        version = _version(workspace, dictionary_fp)
-        known = self._known.get(dictionary_fp)
+        key = self.author, dictionary_fp
+        version = f"{self.author} {_version(workspace, dictionary_fp)}"
+        known = self._known.get(key)
         if known is not None and known.version == version:
             return known
         with self._reading:
-            known = self._known.get(dictionary_fp)
+            known = self._known.get(key)
             if known is None or known.version != version:
                 known = Added(version, _rows(workspace, dictionary_fp))
-                self._known.pop(dictionary_fp, None)
-                self._known[dictionary_fp] = known
+                self._known.pop(key, None)
+                self._known[key] = known
                 while len(self._known) > KEPT:
                     self._known.pop(next(iter(self._known)))
             return known
 
     def known(self, dictionary_fp: str) -> Added:
         """What was last read of it, at no cost."""
-        return self._known.get(dictionary_fp) or Added()
+        return self._known.get((self.author, dictionary_fp)) or Added()
 
     def counts(self) -> dict[str, int]:
         """Labeled features by dictionary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,20 @@ def test_users_of_a_trusted_proxy_write_under_their_names(start: Callable[..., S
         feature = client.get("/dictionaries/some-run/features/3", headers={"X-Forwarded-User": "bob"}).json()
     assert {row["author"] for row in feature["labels"]} == {"ada", "bob", "host"}
     assert feature["my_label"]["author"] == "bob"
+
+
+def test_bookmarks_are_seen_by_those_who_set_them(start: Callable[..., Server], root: Path) -> None:
+    server = start(root, trust_proxy=("127.0.0.0/8",))
+    rows = {}
+    with httpx.Client(base_url=f"{server.address}/api/v1", headers=HEADERS, trust_env=False) as client:
+        client.post(
+            "/bookmarks", json={"dict": "some-run", "feature": 4}, headers={"X-Forwarded-User": "ada"}
+        ).raise_for_status()
+        for user in ("ada", "bob"):
+            asked = {"filter": json.dumps([{"column": "bookmarked", "op": "=", "value": True}]), "sort": "-density"}
+            table = client.get("/dictionaries/some-run/features", params=asked, headers={"X-Forwarded-User": user})
+            rows[user] = table.raise_for_status().json()["total"]
+    assert rows == {"ada": 1, "bob": 0}
 
 
 def test_the_header_is_nothing_from_anywhere_else(start: Callable[..., Server], root: Path) -> None:
