@@ -52,9 +52,9 @@ class Acts:
         on = self.values != 0
         if self.indices is None:
             return on.reshape(-1, self.n_features).any(0)
-        out = torch.zeros(self.n_features, dtype=torch.bool, device=on.device)
-        out[self.indices[on].long()] = True
-        return out
+        out = torch.zeros(self.n_features + 1, dtype=torch.bool, device=on.device)
+        out.scatter_(0, torch.where(on, self.indices, self.n_features).flatten(), True)
+        return out[:-1]
 
     def prefix(self, m: int) -> Acts:
         """The first ``m`` features alone."""

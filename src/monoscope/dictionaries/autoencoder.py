@@ -107,6 +107,7 @@ class Autoencoder(Dictionary):
         self.feature_axes = {"W_enc": 1, "b_enc": 0, "W_dec": 0}
         self.acts_scale, self.provenance = None, {}
         self.encode_dtype = None
+        self.unit_rows = ("W_dec",) if config.unit_norm else ()
         self.W_enc = nn.Parameter(torch.zeros(self.n_features, self.d_in).T)
         self.b_enc = nn.Parameter(torch.zeros(self.n_features))
         self.W_dec = nn.Parameter(torch.zeros(self.n_features, self.d_out))
@@ -193,20 +194,6 @@ class Autoencoder(Dictionary):
     def encoder_rows(self) -> Float[Tensor, "F d_in"]:
         """Encoder columns of all features."""
         return self.W_enc.T
-
-    @torch.no_grad()
-    def project_gradients_(self) -> None:
-        """Remove each decoder row's gradient along the row: ``g -= (g . w) w``."""
-        if self.config.unit_norm and self.W_dec.grad is not None:
-            along = (self.W_dec.grad * self.W_dec).sum(1, keepdim=True)
-            self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Return decoder rows to norm 1, and the function's parameters to their domain."""
-        if self.config.unit_norm:
-            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
-        self.activation.project_()
 
     @torch.no_grad()
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:

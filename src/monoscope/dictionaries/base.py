@@ -45,6 +45,9 @@ class Dictionary(nn.Module, ABC):
     rates: ClassVar[Mapping[str, float]] = {}
     """Learning rates of some parameters, as multiples of the others'."""
 
+    unit_rows: tuple[str, ...] = ()
+    """Parameters whose rows keep norm 1 in training: gradients along a row are removed, and its norm restored."""
+
     feature_axes: Mapping[str, int]
 
     config: Any  # the wiring's own Config
@@ -125,20 +128,20 @@ class Dictionary(nn.Module, ABC):
         raise NotImplementedError(f"a feature of {type(self).__name__} reads its own token alone")
 
     @abstractmethod
-    def project_gradients_(self) -> None:
-        """Remove, before an optimizer step, the part of the gradient that the constraint on weights would undo."""
-
-    @abstractmethod
-    def project_(self) -> None:
-        """Return weights to their constraint after an optimizer step."""
-
-    @abstractmethod
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
         """Fold activation scales into the weights: afterwards raw activations give raw reconstructions, exactly.
 
         ``scale_in`` and ``scale_out`` are what reads and targets were multiplied by in training. Feature activations
         stay as they were, and thresholds follow their scores.
         """
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Return rows to norm 1, and the function's parameters to their domain."""
+        for name in self.unit_rows:
+            rows = self.get_parameter(name)
+            rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        self.activation.project_()
 
     def config_dict(self) -> dict[str, Any]:
         """The wiring and function that rebuild this dictionary, as a recipe's plain table."""

@@ -281,14 +281,6 @@ class CrossLayer(Dictionary):
         own = None if norm is None else norm.chunk(self.n_layers)[number]
         return ops.encode(x, self.W_enc[number], self.b_enc[number], rule, norm=own, dtype=self.encode_dtype)
 
-    def project_gradients_(self) -> None:
-        """Nothing: decoder norms are free."""
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Return the function's parameters to their domain; decoder norms are free."""
-        self.activation.project_()
-
     @torch.no_grad()
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
         """``W_enc[l] *= s_l; W_dec[l, t], b_dec[t] /= o_t; W_skip[t] *= s_t / o_t``; b_enc and thresholds stay."""

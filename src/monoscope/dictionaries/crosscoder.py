@@ -219,14 +219,6 @@ class Crosscoder(Dictionary):
         """Encoder columns of all features, those of the sites one behind the other."""
         return self.W_enc.flatten(0, 1).T
 
-    def project_gradients_(self) -> None:
-        """Nothing: decoder norms are free."""
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Return the function's parameters to their domain; decoder norms are free."""
-        self.activation.project_()
-
     @torch.no_grad()
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
         """``W_enc[m] *= s_m; W_dec[m], b_dec[m] /= s_m``; b_enc and thresholds stay, as norms keep their units."""

@@ -285,13 +285,6 @@ class Lorsa(Dictionary):
         """Encoder columns of all features."""
         return self.W_enc.T
 
-    def project_gradients_(self) -> None:
-        """Nothing: decoder norms are free."""
-
-    def project_(self) -> None:
-        """Return the function's parameters to their domain."""
-        self.activation.project_()
-
     @torch.no_grad()
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
         """W_Q, W_K, W_enc *= s_in; W_dec, b_dec /= s_out; thresholds follow scores scaled by norms."""

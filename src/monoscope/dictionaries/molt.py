@@ -230,13 +230,6 @@ class Molt(Dictionary):
         """Encoder columns of all features."""
         return self.W_enc.T
 
-    def project_gradients_(self) -> None:
-        """Nothing: transforms are free."""
-
-    def project_(self) -> None:
-        """The function's parameters return to their domain; transforms are free."""
-        self.activation.project_()
-
     @torch.no_grad()
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:
         """W_enc *= s_in; A *= s_in / s_out; b_dec /= s_out; thresholds follow scores scaled by norms."""

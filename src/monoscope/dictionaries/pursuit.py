@@ -96,7 +96,7 @@ class MatchingPursuit(Dictionary):
         self.W_dec = nn.Parameter(torch.zeros(n_features, widths[reads[0]]))
         self.b_dec = nn.Parameter(torch.zeros(widths[reads[0]])) if center else None
         self.origin = None
-        self.feature_axes = {"W_dec": 0}
+        self.feature_axes, self.unit_rows = {"W_dec": 0}, ("W_dec",)
         if remembers_origins:
             self.origin = nn.Parameter(torch.full((n_features, len(ORIGIN)), -1), requires_grad=False)
             self.feature_axes = {"W_dec": 0, "origin": 0}
@@ -180,14 +180,6 @@ class MatchingPursuit(Dictionary):
     def encoder_rows(self) -> None:
         """None: features are pursued, not read."""
         return
-
-    def project_gradients_(self) -> None:
-        """Nothing: the reconstruction depends on directions alone, so no gradient leads along a row."""
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Return rows to norm 1."""
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
     @torch.no_grad()
     def rescale_(self, scale_in: Float[Tensor, " reads"], scale_out: Float[Tensor, " writes"]) -> None:

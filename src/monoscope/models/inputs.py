@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from monoscope.core.errors import DataError, ModelError
 from monoscope.models.family import Family
@@ -28,7 +28,7 @@ Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"]
 class Inputs:
     """Builds the arguments of one model's forward pass from tokens (or images) and a mask."""
 
-    def __init__(self, hf: PreTrainedModel, family: Family | None) -> None:
+    def __init__(self, hf: transformers.PreTrainedModel, family: Family | None) -> None:
         self.hf, self.family = hf, family
         self.accepted = set(inspect.signature(hf.forward).parameters)
         self.reads_images = hf.main_input_name == "pixel_values"

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from monoscope.core.attention import AttentionWeights
 from monoscope.core.errors import MismatchError, ModelError, SiteError
@@ -68,7 +67,10 @@ class LanguageModel:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, name: str = ""
+        self,
+        model: transformers.PreTrainedModel,
+        tokenizer: transformers.PreTrainedTokenizerBase | None = None,
+        name: str = "",
     ) -> None:
         self.hf = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
 
 from monoscope.core.errors import SiteError, nearest
 from monoscope.core.site import KINDS, LAYER_KINDS, Site
@@ -26,7 +26,7 @@ class Layout:
     blocks: per stack, its layers
     """
 
-    def __init__(self, hf: PreTrainedModel) -> None:
+    def __init__(self, hf: transformers.PreTrainedModel) -> None:
         self.hf = hf
         family = family_of(hf.config)
         if family is not None and any(_module(hf.base_model, path) is None for path in family.blocks.values()):

@@ -13,8 +13,6 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from monoscope.core.errors import ModelError, nearest
@@ -26,7 +24,7 @@ HELP = "give a directory with config.json and model.safetensors, or a Hugging Fa
 
 def load(
     path_or_id: str | os.PathLike[str], *, dtype: torch.dtype, trust_remote_code: bool, revision: str | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase | None]:
     """Model and tokenizer; None for a tokenizer where there is none. Raises ModelError.
 
     What the local cache of the hub holds whole is not fetched again, so that it loads without a network, and at once.
@@ -48,8 +46,8 @@ def load(
 
 def _load(
     source: str, dtype: torch.dtype, common: dict[str, Any], *, tokenizer: Literal["required", "optional", "none"]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    config = AutoConfig.from_pretrained(source, **common)
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase | None]:
+    config = transformers.AutoConfig.from_pretrained(source, **common)
     model, info = model_class(config).from_pretrained(
         source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, weights_only=True, **common
     )
@@ -57,7 +55,7 @@ def _load(
     if tokenizer == "none" or model.main_input_name != "input_ids":
         return model, None
     try:
-        return model, AutoTokenizer.from_pretrained(source, **common)
+        return model, transformers.AutoTokenizer.from_pretrained(source, **common)
     except (OSError, ValueError, KeyError):
         if tokenizer == "required":
             raise
@@ -85,11 +83,11 @@ def model_class(config: transformers.PreTrainedConfig) -> Any:
         return transformers.CLIPVisionModel
     name = (config.architectures or [""])[0].replace("BertForPreTraining", "BertForMaskedLM")
     known = getattr(transformers, name, None) if name else None
-    if isinstance(known, type) and issubclass(known, PreTrainedModel):
+    if isinstance(known, type) and issubclass(known, transformers.PreTrainedModel):
         return known
     remote = getattr(config, "auto_map", {})
     is_causal = "AutoModelForCausalLM" in remote or type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    return AutoModelForCausalLM if is_causal else AutoModel
+    return transformers.AutoModelForCausalLM if is_causal else transformers.AutoModel
 
 
 def check_directory(path: Path) -> None:

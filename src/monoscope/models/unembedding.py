@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from monoscope.core.errors import ModelError
 from monoscope.models.family import Family
@@ -20,7 +20,7 @@ Unembedding = tuple[
 ]
 
 
-def unembedding(hf: PreTrainedModel, family: Family | None) -> Unembedding:
+def unembedding(hf: transformers.PreTrainedModel, family: Family | None) -> Unembedding:
     """Final norm, W_U, bias and softcap of a model. Raises ModelError if it has no unembedding, or none that is known.
 
     logits = c * tanh((norm(x) @ W_U + bias) / c),  without the tanh where c is None
@@ -37,7 +37,7 @@ def unembedding(hf: PreTrainedModel, family: Family | None) -> Unembedding:
     return _find(hf, family.norm) or nn.Identity(), weight, bias, softcap
 
 
-def _find(hf: PreTrainedModel, path: str | None) -> Any:
+def _find(hf: transformers.PreTrainedModel, path: str | None) -> Any:
     """The module at a path that starts at the base model, or at the head's side of it; None where there is none."""
     for root in (hf.base_model, hf):
         for name, module in root.named_modules():

@@ -1,6 +1,6 @@
 """The one place that knows layouts, kernels and devices."""
 
-from monoscope.ops.api import decode, encode, encode_layers, kth_largest, pursue
+from monoscope.ops.api import adam_rows_, decode, encode, encode_layers, kth_largest, pursue
 from monoscope.ops.mixture import mixture
 from monoscope.ops.selection import (
     AboveThreshold,
@@ -20,6 +20,7 @@ __all__ = [
     "Selection",
     "TopKPerBatch",
     "TopKPerToken",
+    "adam_rows_",
     "decode",
     "encode",
     "encode_layers",

@@ -109,6 +109,29 @@ def kth_largest(scores: Float[Tensor, "*any"], k: int) -> Float[Tensor, ""]:
     return (backend or reference).kth_largest(scores, k)
 
 
+@torch.no_grad()
+def adam_rows_(
+    weight: Float[Tensor, "rows d"],
+    grad: Float[Tensor, "rows d"],
+    exp_avg: Float[Tensor, "rows d"],
+    exp_avg_sq: Float[Tensor, "rows d"],
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    scale: Float[Tensor, ""] | None = None,
+    unit_norm: bool = False,
+) -> None:
+    """One step of Adam in place, with ``unit_norm`` on rows that keep norm 1; see ``reference.adam_rows_``."""
+    fast = _fast(weight, grad, exp_avg, exp_avg_sq, scale)
+    update = cpu.adam_rows_ if fast else reference.adam_rows_
+    update(
+        weight, grad, exp_avg, exp_avg_sq,
+        step=step, lr=lr, betas=betas, eps=eps, scale=scale, unit_norm=unit_norm,
+    )  # fmt: skip
+
+
 def pursue(
     x: Float[Tensor, "*batch d"],
     rows: Float[Tensor, "F d"],

@@ -8,13 +8,14 @@ for the encoder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from monoscope.ops.blocks import Blocks
+from monoscope.ops.largest import kth_largest, largest_per_row
 from monoscope.ops.native import kernels
 from monoscope.ops.reference import chosen
 from monoscope.ops.selection import (
@@ -28,7 +29,9 @@ from monoscope.ops.selection import (
     TopKPerToken,
 )
 
-BLOCK_ENTRIES = 2**21  # pre-activations in a block: 8 MB in fp32
+MOSTLY = 0.8  # share of entries that are not padding above which padding is computed along
+SAMPLE = 2**18  # scores that estimate a batch's cut
+UPDATE_ENTRIES = 2**17  # weights updated at once: 2 MB with gradients and moments
 
 
 def encode(
@@ -58,7 +61,7 @@ def encode(
             values, indices = native.encode_topk(z, rows, b_enc, norm, selection.k)
         else:
             values, indices = _encode(z, rows, b_enc, selection, norm, torch.bfloat16 if dtype == torch.int8 else dtype)
-    return Attach.apply(x, W_enc, b_enc, center, values, indices), indices
+    return Attach.apply(x, W_enc, b_enc, center, z, values, indices), indices
 
 
 def _encode(
@@ -67,18 +70,21 @@ def _encode(
     values, indices = _select(Blocks(z, rows, b_enc, norm, dtype), selection)
     if dtype == z.dtype:
         return values, indices
-    exact = gathered_dot(z, rows, indices).add_(b_enc[indices])
+    candidate = None if isinstance(selection, PerToken) else present(values)
+    exact = gathered_dot(z, rows, indices, candidate).add_(b_enc[indices])
     if not selection.is_signed:
         exact.relu_()
-    score = exact if norm is None else exact * norm[indices]
-    return exact * _still_kept(score, values != 0, indices, selection), indices
+    if not isinstance(selection, PerToken):
+        score = exact if norm is None else exact * norm[indices]
+        exact *= _still_kept(score, values != 0, indices, selection)
+    return exact, indices
 
 
-def _still_kept(score: Tensor, candidate: Tensor, indices: Tensor, selection: Selection) -> Tensor:
+def _still_kept(
+    score: Tensor, candidate: Tensor, indices: Tensor, selection: TopKPerBatch | AboveThreshold | EachLayer
+) -> Tensor:
     # Narrow scores tie where exact ones do not, so a cut in narrow precision lets a few entries too many through.
     match selection:
-        case TopKPerToken() | AbsTopKPerToken() | LargestPerGroup():
-            return torch.ones_like(candidate)
         case TopKPerBatch(k):
             kept = score[candidate]
             return candidate & (score >= kth_largest(kept, max(1, min(round(k * len(score)), len(kept)))))
@@ -86,29 +92,6 @@ def _still_kept(score: Tensor, candidate: Tensor, indices: Tensor, selection: Se
             return candidate & (score > threshold[indices])
         case EachLayer():
             raise AssertionError("layers are encoded by encode_layers")
-
-
-class Blocks:
-    """Pre-activations by blocks of rows; a block's buffer is used again for the next."""
-
-    def __init__(self, z: Tensor, rows: Tensor, b_enc: Tensor, norm: Tensor | None, dtype: torch.dtype) -> None:
-        self.z, self.rows, self.b_enc = (t.to(dtype) for t in (z, rows, b_enc))
-        self.norm = None if norm is None else norm.to(dtype)
-        self.n, self.n_features = len(z), len(rows)
-        self.size = max(1, min(self.n, BLOCK_ENTRIES // self.n_features))
-
-    def score(self, feature: Tensor, value: Tensor) -> Tensor:
-        """Scores of entries."""
-        return value if self.norm is None else value * self.norm.float()[feature]
-
-    def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Rows, their pre-activations, and their scores; one empty block where there are no rows."""
-        buffer = torch.empty(self.size, self.n_features, dtype=self.z.dtype)
-        for start in range(0, max(self.n, 1), self.size):
-            rows = slice(start, min(start + self.size, self.n))
-            pre = buffer[: rows.stop - start]
-            torch.addmm(self.b_enc, self.z[rows], self.rows.T, out=pre)
-            yield rows, pre, pre if self.norm is None else pre * self.norm
 
 
 def _select(blocks: Blocks, selection: Selection) -> tuple[Tensor, Tensor]:
@@ -128,22 +111,28 @@ def per_token(blocks: Blocks, selection: PerToken) -> tuple[Tensor, Tensor]:
     """Values and indices [n, k] of what a rule with a fixed number per token chooses."""
     values, indices = [], []
     for _, pre, score in blocks:
-        indices.append(chosen(score, selection))
+        match selection:
+            case TopKPerToken(k) | AbsTopKPerToken(k):
+                indices.append(largest_per_row(score, k, magnitude=selection.is_signed))
+            case LargestPerGroup():
+                indices.append(chosen(score, selection))
         values.append(pre.gather(1, indices[-1]).float())
     kept = torch.cat(values)
     return kept if selection.is_signed else kept.relu_(), torch.cat(indices)
 
 
 def _top_per_batch(blocks: Blocks, n_kept: int) -> tuple[Tensor, Tensor]:
-    # A first block's own cut, lowered, bounds the batch's cut from below; if it proves too high, it is lowered again.
+    # The cut of a sample of the first block, lowered, bounds the batch's cut from below; if it proves too high, it is
+    # lowered again.
     share = n_kept / (blocks.n * blocks.n_features)
     bound = -1.0
     while True:
         found = []
         for rows, pre, score in blocks:
             if bound < 0:
-                rank = min(score.numel(), round(1.3 * share * score.numel()) + 8)
-                bound = max(0.0, kth_largest(score.float(), rank).item())
+                sample = score.flatten()[:: max(1, score.numel() // SAMPLE)]
+                rank = min(len(sample), round(1.3 * share * len(sample)) + 8)
+                bound = max(0.0, sample.topk(rank).values[-1].item())
             token, feature, value = entries(rows, pre, score >= bound)
             found.append((token, feature, value, blocks.score(feature, value)))
         token, feature, value, score = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -158,8 +147,19 @@ def _top_per_batch(blocks: Blocks, n_kept: int) -> tuple[Tensor, Tensor]:
 
 def entries(rows: slice, pre: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Token, feature and value of kept, positive entries of a block, ordered by token."""
-    token, feature = (keep & (pre > 0)).nonzero(as_tuple=True)
+    token, feature = _nonzero(keep & (pre > 0))
     return token + rows.start, feature, pre[token, feature].float()
+
+
+def _nonzero(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of what is True. Where that is little, most words of eight are passed over at once."""
+    if keep.shape[1] % 8 or not keep.is_contiguous():
+        row, column = keep.nonzero(as_tuple=True)
+        return row, column
+    words = keep.view(torch.int64)
+    row, word = words.nonzero(as_tuple=True)
+    place, byte = words[row, word].view(-1, 1).view(torch.uint8).nonzero(as_tuple=True)
+    return row[place], word[place] * 8 + byte
 
 
 def pad(token: Tensor, feature: Tensor, value: Tensor, *, n: int) -> tuple[Tensor, Tensor]:
@@ -172,62 +172,94 @@ def pad(token: Tensor, feature: Tensor, value: Tensor, *, n: int) -> tuple[Tenso
     return values, indices
 
 
-def kth_largest(scores: Tensor, k: int) -> Tensor:
-    """``reference.kth_largest``, with most entries ruled out by an evenly spaced sample.
-
-    The sample bounds the answer from below; where the bound proves too high, all entries are searched.
-    """
-    flat, stride = scores.detach().flatten(), 61
-    if len(flat) >= 2**16 and k >= 8 * stride:
-        sample = flat[::stride]
-        bound = sample.topk(min(len(sample), round(1.3 * k / stride) + 8)).values[-1]
-        upper = flat[flat >= bound]
-        if len(upper) >= k:
-            flat = upper
-    return flat.kthvalue(len(flat) - k + 1).values
+def present(values: Tensor) -> Tensor | None:
+    """Which entries are not padding; None where nearly all are not, so that leaving the others out would not pay."""
+    kept = values != 0
+    return kept if kept.sum() < MOSTLY * kept.numel() else None
 
 
-def gathered_dot(x: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
-    """``out[n, j] = x[n] . rows[indices[n, j]]``: ``[n, d], [F, d], [n, k] -> [n, k]``."""
+def gathered_dot(x: Tensor, rows: Tensor, indices: Tensor, kept: Tensor | None = None) -> Tensor:
+    """``out[n, j] = x[n] . rows[indices[n, j]]``, 0 where not kept: ``[n, d], [F, d], [n, k] -> [n, k]``."""
     if (native := kernels()) is not None:
         return native.gathered_dot(x, rows, indices)
     n, k = indices.shape
-    offsets = torch.arange(0, n * k, k)
-    bag = torch.arange(n).repeat_interleave(k)
-    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        x.contiguous(), rows, indices.flatten(), offsets, bag, 0
-    )
-    return flat.view(n, k)
+    if kept is None:
+        features, starts, bag = indices.flatten(), torch.arange(0, n * k, k), torch.arange(n).repeat_interleave(k)
+    else:
+        features, starts, bag = indices[kept], _starts(kept)[:-1], kept.nonzero()[:, 0]
+    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(x.contiguous(), rows, features, starts, bag, 0)
+    return dots.view(n, k) if kept is None else dots.new_zeros(n, k).masked_scatter_(kept, dots)
 
 
 def weighted_rows(values: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
     """``out[n] = sum_j values[n, j] rows[indices[n, j]]``: ``[n, k], [n, k], [F, d] -> [n, d]``."""
     if (native := kernels()) is not None:
         return native.weighted_rows(values, indices, rows)
-    return embedding_bag(indices, rows, per_sample_weights=values, mode="sum")
+    kept = present(values)
+    if kept is None:
+        return embedding_bag(indices, rows, per_sample_weights=values, mode="sum")
+    return _bags(indices[kept], rows, _starts(kept), values[kept])
 
 
 def scatter_rows(weights: Tensor, indices: Tensor, rows: Tensor, n_features: int) -> Tensor:
     """``out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n]``."""
     if (native := kernels()) is not None:
         return native.scatter_rows(weights, indices, rows, n_features)[0]
+    order, token, starts = by_feature(indices, n_features, present(weights))
+    return _bags(token, rows.contiguous(), starts, weights.flatten()[order])
+
+
+def _bags(indices: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    return embedding_bag(indices, rows, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+def _starts(kept: Tensor) -> Tensor:
+    return torch.nn.functional.pad(kept.sum(1).cumsum(0), (1, 0))
+
+
+ByFeature = tuple[Tensor, Tensor, Tensor]
+_last: tuple[Tensor, int, int, Tensor | None, ByFeature] | None = None
+
+
+def by_feature(indices: Tensor, n_features: int, kept: Tensor | None = None) -> ByFeature:
+    """(Kept) entries by feature: their places in ``indices``, their rows, where each feature's begin ``[F + 1]``.
+
+    The last answer is held: the gradients of encoder and decoder ask for the same.
+    """
+    global _last
+    if _last is not None and _same(_last, indices, n_features, kept):
+        return _last[-1]
     flat = indices.flatten()
-    narrow = flat.to(torch.int16) if n_features < 2**15 else flat.to(torch.int32)
-    order = narrow.argsort(stable=True)
-    offsets = torch.zeros(n_features + 1, dtype=torch.long)
-    torch.cumsum(torch.bincount(flat, minlength=n_features), 0, out=offsets[1:])
-    return embedding_bag(
-        order // weights.shape[1],
-        rows.contiguous(),
-        offsets,
-        mode="sum",
-        per_sample_weights=weights.flatten()[order],
-        include_last_offset=True,
-    )
+    place = None if kept is None else kept.flatten().nonzero().squeeze(1)
+    narrow = (flat if place is None else flat[place]).to(torch.int16 if n_features < 2**15 else torch.int32)
+    features, order = narrow.sort(stable=True)
+    order = order if place is None else place[order]
+    starts = torch.searchsorted(features, torch.arange(n_features + 1, dtype=features.dtype))
+    answer = order, order // max(1, indices.shape[1]), starts
+    _last = indices, indices._version, n_features, kept, answer
+    return answer
+
+
+def _same(
+    last: tuple[Tensor, int, int, Tensor | None, ByFeature], indices: Tensor, n_features: int, kept: Tensor | None
+) -> bool:
+    # The held tensor lives, so one at its address shares its memory, unchanged if of the same version.
+    held, version, n, held_kept, _ = last
+    if (held.data_ptr(), held.shape, version, n) != (
+        indices.data_ptr(),
+        indices.shape,
+        indices._version,
+        n_features,
+    ):
+        return False
+    return kept is held_kept or (kept is not None and held_kept is not None and torch.equal(kept, held_kept))
 
 
 class Attach(torch.autograd.Function):
-    """Surviving values as a function of the encoder: the identity forward, the sparse gradient backward."""
+    """Surviving values as a function of the encoder: the identity forward, the sparse gradient backward.
+
+    z: the centered input, ``x - center``, or x where there is no center
+    """
 
     @staticmethod
     def forward(
@@ -236,29 +268,30 @@ class Attach(torch.autograd.Function):
         W_enc: Tensor,
         b_enc: Tensor,
         center: Tensor | None,
+        z: Tensor,
         values: Tensor,
         indices: Tensor,
     ) -> Tensor:
         """The values, unchanged."""
-        ctx.save_for_backward(x, W_enc, center, values, indices)
+        ctx.save_for_backward(W_enc, z, values, indices)
+        ctx.is_centered = center is not None
         return values.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, W_enc, b_enc and center, from entries that are not 0: padding passes none."""
-        x, W_enc, center, values, indices = ctx.saved_tensors
-        z = x if center is None else x - center
+        W_enc, z, values, indices = ctx.saved_tensors
         rows = W_enc.T.contiguous()
         delta = grads[0] * (values != 0)
         dW = scatter_rows(delta, indices, z, len(rows)).T if ctx.needs_input_grad[1] else None
         db = torch.zeros(len(rows)).index_add_(0, indices.flatten(), delta.flatten())
         dx = weighted_rows(delta, indices, rows) if ctx.needs_input_grad[0] else None
-        dcenter = -(db @ rows) if center is not None and ctx.needs_input_grad[3] else None
-        return dx, dW, db, dcenter, None, None
+        dcenter = -(db @ rows) if ctx.is_centered and ctx.needs_input_grad[3] else None
+        return dx, dW, db, dcenter, None, None, None
 
 
 class SparseDecode(torch.autograd.Function):
-    """``reference.sparse_decode``, both ways through ``embedding_bag``."""
+    """``reference.sparse_decode``, with the sparse gradient."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
@@ -268,9 +301,36 @@ class SparseDecode(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of values and W_dec."""
+        """Gradients of values and W_dec; those of padding may be left out."""
         values, indices, W_dec = ctx.saved_tensors
         g = grads[0].contiguous()
-        dvalues = gathered_dot(g, W_dec, indices) if ctx.needs_input_grad[0] else None
+        dvalues = gathered_dot(g, W_dec, indices, present(values)) if ctx.needs_input_grad[0] else None
         dW = scatter_rows(values, indices, g, len(W_dec)) if ctx.needs_input_grad[2] else None
         return dvalues, None, dW
+
+
+def adam_rows_(
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    scale: Tensor | None,
+    unit_norm: bool,
+) -> None:
+    """``reference.adam_rows_`` by torch's fused kernel, by blocks in cache where rows have norm 1."""
+    steps, inverse = [torch.tensor(float(step))], None if scale is None else scale.reciprocal()
+    size = max(1, UPDATE_ENTRIES // weight.shape[1]) if unit_norm else len(weight)
+    for w, g, m, v in zip(*(t.split(max(1, size)) for t in (weight, grad, exp_avg, exp_avg_sq)), strict=True):
+        if unit_norm:
+            g.addcmul_(torch.linalg.vecdot(g, w).unsqueeze(1), w, value=-1)
+        torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
+            [w], [g], [m], [v], [], steps, lr=lr, beta1=betas[0], beta2=betas[1], weight_decay=0.0, eps=eps,
+            amsgrad=False, maximize=False, grad_scale=inverse,
+        )  # fmt: skip
+        if unit_norm:
+            w.div_(w.norm(dim=1, keepdim=True).clamp_min_(1e-12))

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from monoscope.ops.cpu import Attach, Blocks, encode, entries, gathered_dot, kth_largest, pad, per_token
+from monoscope.ops.blocks import Blocks
+from monoscope.ops.cpu import Attach, encode, entries, gathered_dot, pad, per_token, present
+from monoscope.ops.largest import kth_largest
 from monoscope.ops.selection import AboveThreshold, EachLayer, Selection, TopKPerBatch, TopKPerToken
 
 Entries = tuple[Tensor, Tensor, Tensor]  # token, feature and value, ordered by token
@@ -68,7 +70,7 @@ def _shared(
             _make_exact(padded, each, rows, b_enc, norms, selection)
     layers = zip(each, W_enc, b_enc, padded, strict=True)
     return [
-        (Attach.apply(x_l, weight, bias, None, values, indices), indices)
+        (Attach.apply(x_l, weight, bias, None, x_l, values, indices), indices)
         for x_l, weight, bias, (values, indices) in layers
     ]
 
@@ -123,7 +125,8 @@ def _make_exact(
     """Recompute selected values in the input's precision; a batch's budget is cut again, since narrow scores tie."""
     scores = []
     for layer, (values, indices) in enumerate(padded):
-        exact = gathered_dot(each[layer], rows[layer], indices).add_(b_enc[layer][indices]).relu_() * (values != 0)
+        dots = gathered_dot(each[layer], rows[layer], indices, present(values))
+        exact = dots.add_(b_enc[layer][indices]).relu_() * (values != 0)
         padded[layer] = exact, indices
         norm = norms[layer]
         scores.append(exact if norm is None else exact * norm[indices])

@@ -98,6 +98,38 @@ def sparse_decode(
     return torch.einsum("nk,nkd->nd", values, W_dec[indices.long()])
 
 
+def adam_rows_(
+    weight: Float[Tensor, "rows d"],
+    grad: Float[Tensor, "rows d"],
+    exp_avg: Float[Tensor, "rows d"],
+    exp_avg_sq: Float[Tensor, "rows d"],
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    scale: Float[Tensor, ""] | None = None,
+    unit_norm: bool = False,
+) -> None:
+    """One step of Adam, the ``step``-th counting from 1, in place; ``grad`` is used up.
+
+        g = scale grad          m <- beta_1 m + (1 - beta_1) g          v <- beta_2 v + (1 - beta_2) g^2
+        w <- w - lr (m / (1 - beta_1^step)) / (sqrt(v / (1 - beta_2^step)) + eps)
+
+    With ``unit_norm`` rows of norm 1 stay so: g loses its part along the row before, ``g - (g . w) w``, and the row is
+    divided by its norm after. Source: Kingma, Ba 2015.
+    """
+    g = grad if scale is None else grad.mul_(scale)
+    if unit_norm:
+        g = g - (g * weight).sum(1, keepdim=True) * weight
+    exp_avg.lerp_(g, 1 - betas[0])
+    exp_avg_sq.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
+    root = (exp_avg_sq / (1 - betas[1] ** step)).sqrt_().add_(eps)
+    weight.addcdiv_(exp_avg, root, value=-lr / (1 - betas[0] ** step))
+    if unit_norm:
+        weight.div_(weight.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
 def kth_largest(scores: Float[Tensor, "*any"], k: int) -> Float[Tensor, ""]:
     """The k-th largest entry of a whole tensor, counting from 1."""
     return scores.flatten().kthvalue(scores.numel() - k + 1).values

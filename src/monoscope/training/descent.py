@@ -19,6 +19,7 @@ from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.step import Step
 from monoscope.models import LanguageModel
 from monoscope.training.downstream import SplicedModel
+from monoscope.training.optim import gradient_norm
 from monoscope.training.run import Run
 from monoscope.training.settings import Training
 
@@ -39,7 +40,8 @@ class Descent(Run):
         lm: LanguageModel | None = None,
     ) -> None:
         super().__init__(name, recipe, settings, dictionary, scales)
-        self.optimizer = settings.optimizer.build(self._groups())
+        unit_rows = [dictionary.get_parameter(name) for name in dictionary.unit_rows]
+        self.optimizer = settings.optimizer.build(self._groups(), unit_rows)
         self.weights = {name: term.weight for name, term in recipe.terms.items()}
         self.lm = lm if any(term.needs_model for term in recipe.terms.values()) else None
         self._check_schedules()
@@ -109,16 +111,17 @@ class Descent(Run):
         }
 
     def update(self) -> None:
-        """Clip, project, step, and return the weights to their constraint."""
+        """Clip and step; weights and the function's parameters stay within their constraints."""
+        scale = None
         if self.settings.clip:
-            norm = torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.settings.clip)
+            norm = gradient_norm(self.dictionary.parameters())
             if not torch.isfinite(norm):
                 self.optimizer.zero_grad()
                 raise NotFinite("the gradient is NaN or infinite; lower the learning rate")
-        self.dictionary.project_gradients_()
-        self.optimizer.step()
+            scale = (self.settings.clip / (norm + 1e-6)).clamp_max(1.0)
+        self.optimizer.step(scale)
         self.optimizer.zero_grad()
-        self.dictionary.project_()
+        self.dictionary.activation.project_()
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monoscope import ops
-from monoscope.ops import cpu, reference
+from monoscope.ops import blocks, reference
 
 L, D, F, N = 3, 20, 80, 90
 LF = L * F
@@ -44,13 +44,11 @@ class Problem:
         return [self.x, *self.W_enc, *self.b_enc]
 
 
-@pytest.mark.parametrize("block_entries", [2**21, 17 * F], ids=["one block", "blocks"])
+@pytest.mark.parametrize("block_bytes", [2**23, 68 * F], ids=["one block", "blocks"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_fast_path_equals_reference(
-    name: str, scaled: bool, block_entries: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cpu, "BLOCK_ENTRIES", block_entries)
+def test_fast_path_equals_reference(name: str, scaled: bool, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
     results = []
     for fast in (True, False):
         p = Problem()

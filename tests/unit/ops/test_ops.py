@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from monoscope import ops
 from monoscope.core.acts import Acts
-from monoscope.ops import cpu, reference
+from monoscope.ops import blocks, cpu, reference
+from monoscope.ops.largest import largest_per_row
 
 D, F, N = 24, 160, 90
 
@@ -42,9 +43,13 @@ SELECTIONS = {
 }
 
 
+@pytest.mark.parametrize("packed_rows", [1, 10**9], ids=["packed", "unpacked"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS.keys())
-def test_fast_encode_equals_reference_in_value_and_gradient(selection: ops.Selection, scaled: bool) -> None:
+def test_fast_encode_equals_reference_in_value_and_gradient(
+    selection: ops.Selection, scaled: bool, packed_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "PACKED_ROWS", packed_rows)
     names = ("x", "W_enc", "b_enc", "center", "W_dec")
     results = []
     for fast in (True, False):
@@ -69,7 +74,7 @@ def test_rows_split_over_blocks_give_what_one_block_gives(monkeypatch: pytest.Mo
     p = _problem()
     for selection in SELECTIONS.values():
         whole = ops.encode(p["x"], p["W_enc"], p["b_enc"], selection).dense()
-        monkeypatch.setattr(cpu, "BLOCK_ENTRIES", 13 * F)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", 52 * F)
         torch.testing.assert_close(ops.encode(p["x"], p["W_enc"], p["b_enc"], selection).dense(), whole)
         monkeypatch.undo()
 
@@ -160,3 +165,49 @@ def test_kth_largest_is_exact(rows: int, columns: int, seed: int, ties: bool) ->
     k = int(torch.randint(1, rows * columns + 1, (), generator=generator))
     expected = scores.flatten().sort(descending=True).values[k - 1]
     assert ops.kth_largest(scores, k) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 300), st.integers(0, 10_000), st.booleans(), st.booleans(), st.booleans())
+def test_largest_per_row_are_the_largest(
+    rows: int, columns: int, seed: int, ties: bool, magnitude: bool, narrow: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(rows, columns * 4, generator=generator)
+    scores = scores.round() if ties else scores
+    scores = scores.bfloat16() if narrow else scores
+    k = int(torch.randint(1, min(24, columns * 4) + 1, (), generator=generator))
+    found = largest_per_row(scores, k, magnitude=magnitude)
+    ranked = scores.abs() if magnitude else scores.relu()
+    expected = ranked.topk(k, dim=1).values
+    assert torch.equal(ranked.gather(1, found).sort(dim=1, descending=True).values, expected)
+    assert all(len(set(row)) == k for row in found.tolist())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3], ids=["full", "padded"])
+def test_gradients_of_decoder_and_values_equal_the_reference(share: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    values = torch.randn(50, 9, generator=generator) * (torch.rand(50, 9, generator=generator) < share)
+    indices = torch.stack([torch.randperm(F, generator=generator)[:9] for _ in range(50)])
+    weight = torch.randn(50, D, generator=generator)
+    grads = []
+    for decode in (cpu.SparseDecode.apply, reference.sparse_decode):
+        v, W = values.clone().requires_grad_(), torch.randn(F, D, generator=generator.manual_seed(3)).requires_grad_()
+        out = decode(v, indices, W)
+        (out * weight).sum().backward()
+        assert v.grad is not None
+        grads.append((out.detach(), v.grad * (values != 0), W.grad))
+    for fast, true in zip(*grads, strict=True):
+        torch.testing.assert_close(fast, true, rtol=1e-5, atol=1e-5)
+
+
+def test_the_order_by_feature_is_shared_until_indices_change() -> None:
+    indices = torch.tensor([[2, 0], [1, 2]])
+    first = cpu.by_feature(indices, 4)
+    assert cpu.by_feature(indices.view(2, 2), 4) is first
+    assert [part.tolist() for part in first] == [[1, 2, 0, 3], [0, 1, 0, 1], [0, 1, 2, 4, 4]]
+    kept = torch.tensor([[True, False], [True, True]])
+    assert [part.tolist() for part in cpu.by_feature(indices, 4, kept)] == [[2, 0, 3], [1, 0, 1], [0, 0, 1, 3, 3]]
+    indices[0, 0] = 3
+    assert cpu.by_feature(indices, 4)[2].tolist() == [0, 1, 2, 3, 4]
+    assert cpu.by_feature(indices, 5)[2].tolist() == [0, 1, 2, 3, 4, 4]

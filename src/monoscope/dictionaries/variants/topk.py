@@ -117,7 +117,9 @@ class AuxK(Term):
         width = step.recon.shape[-1]
         k_aux = min(len(dead), self.k_aux or 2 ** max(0, (width // 2).bit_length() - 1))
         pre = step.preacts_of(dead)
-        if step.dictionary.activation.is_signed:
+        if k_aux == len(dead):
+            values, chosen = pre if step.dictionary.activation.is_signed else pre.relu(), None
+        elif step.dictionary.activation.is_signed:
             chosen = pre.detach().abs().topk(k_aux, dim=-1, sorted=False).indices
             values = pre.gather(-1, chosen)
         else:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Self
 
+import transformers
 from jinja2 import TemplateError
 from pydantic import Field, model_validator
-from transformers import PreTrainedTokenizerBase
 
 from monoscope.core.errors import ConfigError, DataError, nearest
 from monoscope.harvest.text.files import find_files, read_values
@@ -77,7 +77,7 @@ class Conversations(TextSource):
             yield f"dataset {self.dataset}, row {number}", row[self.field]
 
 
-def _formatted(found: Iterable[tuple[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+def _formatted(found: Iterable[tuple[str, Any]], tokenizer: transformers.PreTrainedTokenizerBase) -> Iterator[str]:
     """Conversations as text. Raises DataError, naming the place, for what is none or what the template refuses."""
     for place, messages in found:
         _check(place, messages)

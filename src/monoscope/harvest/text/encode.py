@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+import transformers
 
 from monoscope.core.errors import ConfigError, DataError
 from monoscope.core.io import fingerprint
@@ -19,7 +19,7 @@ BATCH_CHARACTERS = 2**21  # documents tokenized at once: enough to keep every th
 BATCH_DOCUMENTS = 1024
 
 
-def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+def fingerprint_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """SHA-256 of the vocabulary."""
     return fingerprint(tokenizer.get_vocab())
 
@@ -33,7 +33,7 @@ class SpecialIds:
     pad: int
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase, policy: Bos) -> SpecialIds:
+def special_ids(tokenizer: transformers.PreTrainedTokenizerBase, policy: Bos) -> SpecialIds:
     """The tokens a tokenizer has for a policy. Raises ConfigError for a policy it cannot follow."""
 
     def first(*names: str) -> int | None:
@@ -49,7 +49,11 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, policy: Bos) -> SpecialIds:
 
 
 def read_stream(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, ids: SpecialIds, bos: Bos, wanted: int | None
+    documents: Iterable[str],
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    ids: SpecialIds,
+    bos: Bos,
+    wanted: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """All tokens in a row, at most ``wanted``, and the place where each document starts."""
     pieces: list[np.ndarray] = []
@@ -73,7 +77,7 @@ def read_stream(
 
 
 def read_sequences(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, context: int, wanted: int | None
+    documents: Iterable[str], tokenizer: transformers.PreTrainedTokenizerBase, context: int, wanted: int | None
 ) -> tuple[list[np.ndarray], list[int], int]:
     """At most ``context`` tokens of each document, the documents' numbers, and how many tokens were cut off."""
     rows: list[np.ndarray] = []
@@ -108,7 +112,7 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _encode(batch: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterable[list[int]]:
+def _encode(batch: list[str], tokenizer: transformers.PreTrainedTokenizerBase) -> Iterable[list[int]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and backend.truncation is None and backend.padding is None:
         return (encoding.ids for encoding in backend.encode_batch_fast(batch, add_special_tokens=False))

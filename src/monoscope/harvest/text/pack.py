@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from monoscope.core.errors import ConfigError, DataError, MismatchError
 from monoscope.core.io import (
@@ -59,7 +59,7 @@ class TokenWindows:
     def from_text(
         cls,
         documents: Iterable[str],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: transformers.PreTrainedTokenizerBase,
         *,
         context: int = 256,
         bos: Bos = "window",
@@ -98,7 +98,7 @@ class TokenWindows:
     def from_sequences(
         cls,
         documents: Iterable[str],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: transformers.PreTrainedTokenizerBase,
         *,
         context: int = 256,
         tokens: int | None = None,
@@ -200,7 +200,7 @@ class TokenWindows:
             raise DataError(f"{path} was changed after it was written; tokenize the text again")
         return windows
 
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check_tokenizer(self, tokenizer: transformers.PreTrainedTokenizerBase) -> None:
         """Raises MismatchError if the windows were made with another vocabulary."""
         made = self.info.get("tokenizer")
         if made is not None and made != fingerprint_tokenizer(tokenizer):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from pydantic import Field
-from transformers import PreTrainedTokenizerBase
 
 from monoscope.core.config import Config
 from monoscope.core.errors import ConfigError, DataError, ModelError, nearest
@@ -162,7 +162,7 @@ class Sampled(TextSource):
             ).tolist()
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, row: list[int], start: int) -> str:
+def _decode(tokenizer: transformers.PreTrainedTokenizerBase, row: list[int], start: int) -> str:
     """Text of a generated row up to the first end-of-text token after its start."""
     end = row.index(tokenizer.eos_token_id, start) if tokenizer.eos_token_id in row[start:] else len(row)
     text = tokenizer.decode(row[:end], skip_special_tokens=True)

@@ -1,0 +1,107 @@
+"""Optimizers against torch's own and against their formulas, on every layout that parameters have."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from monoscope import ops
+from monoscope.ops import cpu, reference
+from monoscope.training.optim import Adam, Optimizer, Sign, gradient_norm, in_memory_order
+
+
+def _parameters() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (torch.randn(size, generator=generator) for size in ((50, 7), (50, 7), (3, 5, 4), (6,)))
+    rows, transposed, several, vector = shapes
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    return [nn.Parameter(t) for t in (rows, transposed.T, several.permute(2, 0, 1), vector)]
+
+
+def _gradients(parameters: list[nn.Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(100 + seed)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator) * 0.1
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.05], ids=["free", "clipped"])
+def test_adam_is_torchs_adam_with_clipping_and_rows_of_norm_1(clip: float) -> None:
+    ours, theirs = _parameters(), _parameters()
+    optimizer = Adam(lr=0.01).build(ours, [ours[0]])
+    reference_optimizer = torch.optim.Adam(theirs, lr=0.01)
+    for step in range(5):
+        _gradients(ours, step)
+        _gradients(theirs, step)
+        optimizer.step((clip / (gradient_norm(ours) + 1e-6)).clamp_max(1) if clip else None)
+        if clip:
+            torch.nn.utils.clip_grad_norm_(theirs, clip)
+        with torch.no_grad():
+            grad = theirs[0].grad
+            assert grad is not None
+            grad -= (grad * theirs[0]).sum(1, keepdim=True) * theirs[0]
+            reference_optimizer.step()
+            theirs[0].div_(theirs[0].norm(dim=1, keepdim=True))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        assert a.stride() == b.stride()
+
+
+@pytest.mark.parametrize("unit_norm", [False, True])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_fast_adam_of_rows_is_the_reference(
+    scale: float | None, unit_norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "UPDATE_ENTRIES", 13 * 7)
+    factor = None if scale is None else torch.tensor(scale)
+    states = []
+    for update in (ops.adam_rows_, reference.adam_rows_):
+        generator = torch.Generator().manual_seed(1)
+        weight = torch.randn(50, 7, generator=generator)
+        weight /= weight.norm(dim=1, keepdim=True)
+        state = [weight, torch.zeros(50, 7), torch.zeros(50, 7)]
+        for step in (1, 2, 3):
+            grad = torch.randn(50, 7, generator=generator)
+            settings = {"step": step, "lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-8}
+            update(state[0], grad, *state[1:], **settings, scale=factor, unit_norm=unit_norm)
+        states.append(state)
+    for a, b in zip(*states, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(states[0][0].norm(dim=1), torch.ones(50)) == unit_norm
+
+
+@pytest.mark.parametrize("optimizer", [Adam(lr=0.01), Sign(lr=0.01)], ids=["adam", "sign"])
+def test_state_that_was_saved_row_by_row_continues_the_same(optimizer: Optimizer) -> None:
+    whole = _parameters()
+    mover = optimizer.build(whole, [whole[0]])
+    _gradients(whole, 0)
+    mover.step()
+    state = copy.deepcopy(mover.state_dict())
+    for moments in state["state"].values():
+        for name, tensor in moments.items():
+            moments[name] = tensor.contiguous().clone(memory_format=torch.contiguous_format)
+    resumed = [nn.Parameter(p.detach().clone()) for p in whole]
+    again = optimizer.build(resumed, [resumed[0]])
+    again.load_state_dict(state)
+    for parameters, each in ((whole, mover), (resumed, again)):
+        _gradients(parameters, 1)
+        each.step()
+    for a, b in zip(whole, resumed, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_signed_momentum_moves_by_the_rate_and_keeps_rows_at_norm_1() -> None:
+    rows, free = _parameters()[0], nn.Parameter(torch.zeros(3))
+    mover = Sign(lr=0.01).build([rows, free], [rows])
+    rows.grad, free.grad = torch.randn_like(rows), torch.tensor([1.0, -2.0, 0.0])
+    mover.step(torch.tensor(0.5))
+    torch.testing.assert_close(free.detach(), torch.tensor([-0.01, 0.01, 0.0]))
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(50))
+
+
+def test_memory_order_is_that_of_the_parameter() -> None:
+    base = torch.arange(24.0).view(2, 3, 4)
+    assert in_memory_order(base.permute(2, 0, 1), base.permute(2, 0, 1)).data_ptr() == base.data_ptr()
+    torch.testing.assert_close(in_memory_order(base.permute(2, 0, 1), base.permute(2, 0, 1)), base.view(6, 4))
