@@ -11,17 +11,29 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """What learned thresholds need of scores near them, which the sparse layout then holds with value 0.
+
+    counts: ``[*batch]`` how many leading slots of a row are entries; near: ``[F]`` how many lie near a threshold
+    """
+
+    counts: Int[Tensor, "*batch"]
+    near: Int[Tensor, " F"]
+
+
+@dataclass(frozen=True, slots=True)
 class Acts:
     """Feature activations of a batch of tokens, in one of two layouts. Values may be negative; firing means != 0.
 
     dense: ``values [*batch, F]``, ``indices`` None
     sparse: ``values [*batch, k]`` of the features ``indices [*batch, k]``; a row's indices are distinct wherever its
-        values are not 0, and entries of value 0 are padding
+        values are not 0, and entries of value 0 are padding, or near a threshold that learns (``window``)
     """
 
     values: Float[Tensor, "*batch k"]
     n_features: int
     indices: Int[Tensor, "*batch k"] | None = None
+    window: Window | None = None
 
     @property
     def is_sparse(self) -> bool:
@@ -113,6 +125,12 @@ class Acts:
         slot[chosen] = torch.arange(len(chosen), device=self.values.device)
         out = self.values.new_zeros(*self.values.shape[:-1], len(chosen) + 1)
         return out.scatter_add(-1, slot[self.indices.long()], self.values)[..., place]
+
+    def shaped(self, batch: Sequence[int]) -> Acts:
+        """The same activations, their tokens in another shape."""
+        indices = None if self.indices is None else self.indices.view(*batch, -1)
+        window = None if self.window is None else replace(self.window, counts=self.window.counts.view(*batch))
+        return replace(self, values=self.values.view(*batch, -1), indices=indices, window=window)
 
     def detach(self) -> Acts:
         """The same activations, without their history."""

@@ -169,11 +169,16 @@ class Autoencoder(Dictionary):
     def encode(self, x: Float[Tensor, "*batch d"]) -> Acts:
         """Feature activations."""
         selection, norm = self.activation.selection, self.score_norm()
-        if selection is None or self.W_glu is not None:
+        above = self.activation.fires_above
+        if self.W_glu is not None or (selection is None and above is None):
             acts = self.activation(self.preacts(x), norm)
         else:
-            center, z = self.b_dec if self.config.center else None, self.normalized(x)[0]
-            acts = ops.encode(z, self.W_enc, self.b_enc, selection, center=center, norm=norm, dtype=self.encode_dtype)
+            z, weights = self.normalized(x)[0], (self.W_enc, self.b_enc)
+            given = {"center": self.b_dec if self.config.center else None, "norm": norm, "dtype": self.encode_dtype}
+            if selection is not None:
+                acts = ops.encode(z, *weights, selection, **given)
+            elif above is not None:
+                acts = ops.encode_above(z, *weights, *above, **given)
         if self.training:
             self.activation.observe(acts.detach(), norm)
         return acts

@@ -60,6 +60,14 @@ class ActivationFunction(nn.Module, ABC):
         With a rule, encoders select as they go and pre-activations need not exist as a whole.
         """
 
+    @property
+    def fires_above(self) -> tuple[Float[Tensor, " F"], float] | None:
+        """Thresholds that alone decide in training, and the kernel's width through which they learn, 0: they do not.
+
+        None where the function is something else. What lies in the kernel's window gets gradients too.
+        """
+        return None
+
     @abstractmethod
     def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations; ``norm`` scales the scores that decide which entries survive."""

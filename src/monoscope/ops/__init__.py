@@ -1,6 +1,7 @@
 """The one place that knows layouts, kernels and devices."""
 
-from monoscope.ops.api import adam_rows_, decode, encode, encode_layers, kth_largest, pursue
+from monoscope.ops.api import adam_rows_, decode, encode, encode_above, encode_layers, kth_largest, pursue
+from monoscope.ops.jump import fires_above, jump
 from monoscope.ops.mixture import mixture
 from monoscope.ops.selection import (
     AboveThreshold,
@@ -23,7 +24,10 @@ __all__ = [
     "adam_rows_",
     "decode",
     "encode",
+    "encode_above",
     "encode_layers",
+    "fires_above",
+    "jump",
     "kth_largest",
     "mixture",
     "pursue",

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monoscope.core.acts import Acts
-from monoscope.ops import cpu, layers, pursuit, reference
+from monoscope.ops import above, cpu, layers, pursuit, reference
 from monoscope.ops.selection import Selection
 
 GPU = "cuda"
@@ -65,6 +65,30 @@ def encode(
     return Acts(values.view(shape), n_features, indices.view(shape))
 
 
+def encode_above(
+    x: Float[Tensor, "*batch d"],
+    W_enc: Float[Tensor, "d F"],
+    b_enc: Float[Tensor, " F"],
+    threshold: Float[Tensor, " F"],
+    bandwidth: float,
+    *,
+    center: Float[Tensor, " d"] | None = None,
+    norm: Float[Tensor, " F"] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Acts:
+    """Pre-activations of scores above a threshold, which learns from those near it; see ``reference.encode_above``.
+
+    In the sparse layout where few entries fire or are near, else in the dense one. ``dtype`` as in ``encode``.
+    """
+    flat, n_features = x.reshape(-1, x.shape[-1]), W_enc.shape[1]
+    if _fast(flat, W_enc, b_enc, threshold, center, norm):
+        acts = above.encode_above(flat, W_enc, b_enc, threshold, bandwidth, center, norm, dtype or x.dtype)
+        if acts is not None:
+            return acts.shaped(x.shape[:-1])
+    dense = reference.encode_above(flat, W_enc, b_enc, threshold, bandwidth, center=center, norm=norm)
+    return Acts(dense.view(*x.shape[:-1], n_features), n_features)
+
+
 def encode_layers(
     x: Float[Tensor, "*batch layer d"],
     W_enc: Sequence[Float[Tensor, "d F"]],
@@ -97,7 +121,8 @@ def decode(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]
     values, indices = (t.reshape(-1, t.shape[-1]).contiguous() for t in (acts.values, acts.indices))
     backend = _backend(values, W_dec)
     if backend is cpu:
-        out = cpu.SparseDecode.apply(values, indices, W_dec.contiguous())
+        counts = None if acts.window is None else acts.window.counts.flatten()
+        out = cpu.SparseDecode.apply(values, indices, W_dec.contiguous(), counts)
     else:
         out = (backend or reference).sparse_decode(values, indices, W_dec)
     return out.view(*acts.values.shape[:-1], W_dec.shape[1])

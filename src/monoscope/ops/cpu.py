@@ -102,7 +102,9 @@ def _select(blocks: Blocks, selection: Selection) -> tuple[Tensor, Tensor]:
             return _top_per_batch(blocks, max(1, min(round(k * blocks.n), blocks.n * blocks.n_features)))
         case AboveThreshold(threshold):
             found = [entries(rows, pre, score > threshold.to(score.dtype)) for rows, pre, score in blocks]
-            return pad(*(torch.cat(parts) for parts in zip(*found, strict=True)), n=blocks.n)
+            token, feature, value = (torch.cat(parts) for parts in zip(*found, strict=True))
+            values, indices = pad(token, value, feature, n=blocks.n)
+            return values, indices
         case EachLayer():
             raise AssertionError("layers are encoded by encode_layers")
 
@@ -142,16 +144,17 @@ def _top_per_batch(blocks: Blocks, n_kept: int) -> tuple[Tensor, Tensor]:
     if len(score) > n_kept:
         keep = score >= kth_largest(score, n_kept)
         token, feature, value = token[keep], feature[keep], value[keep]
-    return pad(token, feature, value, n=blocks.n)
+    values, indices = pad(token, value, feature, n=blocks.n)
+    return values, indices
 
 
 def entries(rows: slice, pre: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Token, feature and value of kept, positive entries of a block, ordered by token."""
-    token, feature = _nonzero(keep & (pre > 0))
+    token, feature = nonzero(keep & (pre > 0))
     return token + rows.start, feature, pre[token, feature].float()
 
 
-def _nonzero(keep: Tensor) -> tuple[Tensor, Tensor]:
+def nonzero(keep: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns of what is True. Where that is little, most words of eight are passed over at once."""
     if keep.shape[1] % 8 or not keep.is_contiguous():
         row, column = keep.nonzero(as_tuple=True)
@@ -162,14 +165,12 @@ def _nonzero(keep: Tensor) -> tuple[Tensor, Tensor]:
     return row[place], word[place] * 8 + byte
 
 
-def pad(token: Tensor, feature: Tensor, value: Tensor, *, n: int) -> tuple[Tensor, Tensor]:
-    """Entries ordered by token as values and indices [n, k], rows padded with zeros."""
+def pad(token: Tensor, *columns: Tensor, n: int) -> tuple[Tensor, ...]:
+    """Columns of entries ordered by token, such as values and indices, as [n, k], rows padded with zeros."""
     counts = torch.bincount(token, minlength=n)
     k = max(1, int(counts.max())) if len(counts) else 1
     slot = torch.arange(len(token)) - (counts.cumsum(0) - counts)[token]
-    values, indices = torch.zeros(n, k), torch.zeros(n, k, dtype=torch.long)
-    values[token, slot], indices[token, slot] = value, feature
-    return values, indices
+    return tuple(column.new_zeros(n, k).index_put_((token, slot), column) for column in columns)
 
 
 def present(values: Tensor) -> Tensor | None:
@@ -284,29 +285,36 @@ class Attach(torch.autograd.Function):
         rows = W_enc.T.contiguous()
         delta = grads[0] * (values != 0)
         dW = scatter_rows(delta, indices, z, len(rows)).T if ctx.needs_input_grad[1] else None
-        db = torch.zeros(len(rows)).index_add_(0, indices.flatten(), delta.flatten())
+        kept = present(values)
+        entries = (indices, delta) if kept is None else (indices[kept], delta[kept])
+        db = torch.zeros(len(rows)).index_add_(0, *(part.flatten() for part in entries))
         dx = weighted_rows(delta, indices, rows) if ctx.needs_input_grad[0] else None
         dcenter = -(db @ rows) if ctx.is_centered and ctx.needs_input_grad[3] else None
         return dx, dW, db, dcenter, None, None, None
 
 
 class SparseDecode(torch.autograd.Function):
-    """``reference.sparse_decode``, with the sparse gradient."""
+    """``reference.sparse_decode``, with the sparse gradient.
+
+    counts: ``[n]`` slots of each row that get a gradient, whatever their value; None: those whose value is not 0
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, counts: Tensor | None = None) -> Tensor:
         """Weighted sum of decoder rows."""
-        ctx.save_for_backward(values, indices, W_dec)
+        ctx.save_for_backward(values, indices, W_dec, counts)
         return weighted_rows(values, indices, W_dec)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of values and W_dec; those of padding may be left out."""
-        values, indices, W_dec = ctx.saved_tensors
-        g = grads[0].contiguous()
-        dvalues = gathered_dot(g, W_dec, indices, present(values)) if ctx.needs_input_grad[0] else None
+        values, indices, W_dec, counts = ctx.saved_tensors
+        g, dvalues = grads[0].contiguous(), None
+        if ctx.needs_input_grad[0]:
+            kept = present(values) if counts is None else torch.arange(values.shape[1]) < counts[:, None]
+            dvalues = gathered_dot(g, W_dec, indices, kept)
         dW = scatter_rows(values, indices, g, len(W_dec)) if ctx.needs_input_grad[2] else None
-        return dvalues, None, dW
+        return dvalues, None, dW, None
 
 
 def adam_rows_(

@@ -65,7 +65,8 @@ def _shared(
         padded = []
         for layer in range(len(each)):
             own = feature // n_features == layer
-            padded.append(pad(token[own], feature[own] - layer * n_features, value[own], n=n))
+            values, indices = pad(token[own], value[own], feature[own] - layer * n_features, n=n)
+            padded.append((values, indices))
         if dtype != each[0].dtype:
             _make_exact(padded, each, rows, b_enc, norms, selection)
     layers = zip(each, W_enc, b_enc, padded, strict=True)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monoscope.ops.jump import jump
 from monoscope.ops.selection import (
     AboveThreshold,
     AbsTopKPerToken,
@@ -71,6 +72,26 @@ def encode(
     pre = z @ W_enc + b_enc
     score = pre.detach() if norm is None else pre.detach() * norm.detach()
     return (pre if selection.is_signed else pre.relu()) * keep(score, selection)
+
+
+def encode_above(
+    x: Float[Tensor, "n d"],
+    W_enc: Float[Tensor, "d F"],
+    b_enc: Float[Tensor, " F"],
+    threshold: Float[Tensor, " F"],
+    bandwidth: float,
+    *,
+    center: Float[Tensor, " d"] | None = None,
+    norm: Float[Tensor, " F"] | None = None,
+) -> Float[Tensor, "n F"]:
+    """Pre-activations ``pre`` of scores ``pre * norm`` above a threshold, which learns through ``jump``'s kernel.
+
+    Without a bandwidth there is no kernel, and the threshold gets no gradient.
+    """
+    z = x if center is None else x - center
+    pre = z @ W_enc + b_enc
+    score = pre.detach() if norm is None else pre.detach() * norm.detach()
+    return jump(pre, score, norm, threshold, bandwidth) if bandwidth else pre * (score > threshold)
 
 
 def encode_layers(

@@ -65,14 +65,19 @@ class JumpReLU(ActivationFunction):
         """Scores above the threshold; None in training, where entries in the kernel's window matter too."""
         return None if self.training else ops.AboveThreshold(self.threshold.detach())
 
+    @property
+    def fires_above(self) -> tuple[Float[Tensor, " F"], float]:
+        """Its thresholds, and the kernel's width."""
+        return self.threshold, self.bandwidth
+
     def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations."""
         score = pre.detach() if norm is None else pre.detach() * norm
-        return Acts(_Jump.apply(pre, score, norm, self.threshold, self.bandwidth), pre.shape[-1])
+        return Acts(ops.jump(pre, score, norm, self.threshold, self.bandwidth), pre.shape[-1])
 
     def active(self, score: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch F"]:
         """``H(score - th)``, with the kernel's gradient to the thresholds and none to the scores."""
-        return _Active.apply(score, self.threshold, self.bandwidth)
+        return ops.fires_above(score, self.threshold, self.bandwidth)
 
     @torch.no_grad()
     def calibrate(self, score: Float[Tensor, "n F"]) -> None:
@@ -95,41 +100,26 @@ class JumpReLU(ActivationFunction):
         return self
 
 
-class _Jump(torch.autograd.Function):
+class _Count(torch.autograd.Function):
+    """How many entries fire, with the kernel's gradient to thresholds from how many are near each."""
+
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, score: Tensor, norm: Tensor | None, th: Tensor, eps: float) -> Tensor:
-        ctx.save_for_backward(score, norm, th)
+    def forward(ctx: Any, fired: Tensor, th: Tensor, near: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(near)
         ctx.eps = eps
-        return pre * (score > th)
+        return fired.to(th.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        score, norm, th = ctx.saved_tensors
-        (g,) = grads
-        window = (score - th).abs() < ctx.eps / 2
-        heads = 1 if norm is None else norm.ndim
-        slope = (g * window).flatten(0, -1 - heads).sum(0)
-        if norm is not None:
-            slope = (slope / norm).reshape(-1, len(th)).sum(0)
-        return g * (score > th), None, None, -(th / ctx.eps) * slope, None
-
-
-class _Active(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, score: Tensor, th: Tensor, eps: float) -> Tensor:
-        ctx.save_for_backward(score, th)
-        ctx.eps = eps
-        return (score > th).to(score.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        score, th = ctx.saved_tensors
-        window = (score - th).abs() < ctx.eps / 2
-        return None, -(grads[0] * window).flatten(0, -2).sum(0) / ctx.eps, None
+        (near,) = ctx.saved_tensors
+        return None, -grads[0] * near / ctx.eps, None, None
 
 
 def _l0(step: Step) -> Float[Tensor, ""]:
     function = cast(JumpReLU, step.dictionary.activation)
+    if (window := step.acts.window) is not None:
+        fired = step.acts.l0().sum()
+        return _Count.apply(fired, function.threshold, window.near, function.bandwidth) / step.n_tokens
     return function.active(step.score.detach()).sum() / step.n_tokens
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -43,8 +44,13 @@ class ReLU(ActivationFunction):
 
     @property
     def selection(self) -> None:
-        """None: too many entries survive for a sparse path to pay."""
+        """None: too many entries may survive for a sparse path to pay."""
         return None
+
+    @property
+    def fires_above(self) -> tuple[Float[Tensor, " 1"], float]:
+        """0, which does not learn."""
+        return torch.zeros(1), 0.0
 
     def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations."""
