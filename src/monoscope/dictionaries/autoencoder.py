@@ -175,10 +175,11 @@ class Autoencoder(Dictionary):
         else:
             z, weights = self.normalized(x)[0], (self.W_enc, self.b_enc)
             given = {"center": self.b_dec if self.config.center else None, "norm": norm, "dtype": self.encode_dtype}
-            if selection is not None:
-                acts = ops.encode(z, *weights, selection, **given)
-            elif above is not None:
+            if selection is None:
+                assert above is not None
                 acts = ops.encode_above(z, *weights, *above, **given)
+            else:
+                acts = ops.encode(z, *weights, selection, **given)
         if self.training:
             self.activation.observe(acts.detach(), norm)
         return acts

@@ -61,7 +61,7 @@ class ActivationFunction(nn.Module, ABC):
         """
 
     @property
-    def fires_above(self) -> tuple[Float[Tensor, " F"], float] | None:
+    def fires_above(self) -> tuple[Float[Tensor, " F"] | float, float] | None:
         """Thresholds that alone decide in training, and the kernel's width through which they learn, 0: they do not.
 
         None where the function is something else. What lies in the kernel's window gets gradients too.

@@ -36,6 +36,7 @@ def encode_above(
     with torch.no_grad():
         z = x if center is None else x - center
         rows = W_enc.T.contiguous()
+        dtype = torch.bfloat16 if dtype == torch.int8 else dtype  # as in cpu.encode
         blocks = Blocks(z, rows, b_enc, norm, dtype)
         held = _held(blocks, threshold.to(dtype), bandwidth)
         if held is None:

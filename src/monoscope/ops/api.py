@@ -69,7 +69,7 @@ def encode_above(
     x: Float[Tensor, "*batch d"],
     W_enc: Float[Tensor, "d F"],
     b_enc: Float[Tensor, " F"],
-    threshold: Float[Tensor, " F"],
+    threshold: Float[Tensor, " F"] | float,
     bandwidth: float,
     *,
     center: Float[Tensor, " d"] | None = None,
@@ -78,9 +78,12 @@ def encode_above(
 ) -> Acts:
     """Pre-activations of scores above a threshold, which learns from those near it; see ``reference.encode_above``.
 
+    One number is the threshold of every feature.
+
     In the sparse layout where few entries fire or are near, else in the dense one. ``dtype`` as in ``encode``.
     """
     flat, n_features = x.reshape(-1, x.shape[-1]), W_enc.shape[1]
+    threshold = b_enc.new_full((n_features,), threshold) if isinstance(threshold, float) else threshold
     if _fast(flat, W_enc, b_enc, threshold, center, norm):
         acts = above.encode_above(flat, W_enc, b_enc, threshold, bandwidth, center, norm, dtype or x.dtype)
         if acts is not None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -48,9 +47,9 @@ class ReLU(ActivationFunction):
         return None
 
     @property
-    def fires_above(self) -> tuple[Float[Tensor, " 1"], float]:
+    def fires_above(self) -> tuple[float, float]:
         """0, which does not learn."""
-        return torch.zeros(1), 0.0
+        return 0.0, 0.0
 
     def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations."""
