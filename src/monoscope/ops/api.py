@@ -83,8 +83,8 @@ def encode_above(
     In the sparse layout where few entries fire or are near, else in the dense one. ``dtype`` as in ``encode``.
     """
     flat, n_features = x.reshape(-1, x.shape[-1]), W_enc.shape[1]
-    threshold = b_enc.new_full((n_features,), threshold) if isinstance(threshold, float) else threshold
-    if _fast(flat, W_enc, b_enc, threshold, center, norm):
+    threshold = threshold if isinstance(threshold, Tensor) else b_enc.new_full((n_features,), threshold)
+    if _backend(flat, W_enc, b_enc, threshold, center, norm) is cpu:
         acts = above.encode_above(flat, W_enc, b_enc, threshold, bandwidth, center, norm, dtype or x.dtype)
         if acts is not None:
             return acts.shaped(x.shape[:-1])
@@ -152,9 +152,8 @@ def adam_rows_(
     unit_norm: bool = False,
 ) -> None:
     """One step of Adam in place, with ``unit_norm`` on rows that keep norm 1; see ``reference.adam_rows_``."""
-    fast = _fast(weight, grad, exp_avg, exp_avg_sq, scale)
-    update = cpu.adam_rows_ if fast else reference.adam_rows_
-    update(
+    backend = _backend(weight, grad, exp_avg, exp_avg_sq, scale) or reference
+    backend.adam_rows_(
         weight, grad, exp_avg, exp_avg_sq,
         step=step, lr=lr, betas=betas, eps=eps, scale=scale, unit_norm=unit_norm,
     )  # fmt: skip

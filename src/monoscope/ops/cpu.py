@@ -182,7 +182,7 @@ def present(values: Tensor) -> Tensor | None:
 def gathered_dot(x: Tensor, rows: Tensor, indices: Tensor, kept: Tensor | None = None) -> Tensor:
     """``out[n, j] = x[n] . rows[indices[n, j]]``, 0 where not kept: ``[n, d], [F, d], [n, k] -> [n, k]``."""
     if (native := kernels()) is not None:
-        return native.gathered_dot(x, rows, indices)
+        return native.gathered_dot(x, rows, indices, kept)
     n, k = indices.shape
     if kept is None:
         features, starts, bag = indices.flatten(), torch.arange(0, n * k, k), torch.arange(n).repeat_interleave(k)
@@ -331,6 +331,11 @@ def adam_rows_(
     unit_norm: bool,
 ) -> None:
     """``reference.adam_rows_`` by torch's fused kernel, by blocks in cache where rows have norm 1."""
+    if (native := kernels()) is not None:
+        factor = 1.0 if scale is None else scale.item()
+        settings = {"step": step, "lr": lr, "betas": betas, "eps": eps}
+        native.adam_rows_(weight, grad, exp_avg, exp_avg_sq, **settings, scale=factor, unit_norm=unit_norm)
+        return
     steps, inverse = [torch.tensor(float(step))], None if scale is None else scale.reciprocal()
     size = max(1, UPDATE_ENTRIES // weight.shape[1]) if unit_norm else len(weight)
     for w, g, m, v in zip(*(t.split(max(1, size)) for t in (weight, grad, exp_avg, exp_avg_sq)), strict=True):

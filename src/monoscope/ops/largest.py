@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monoscope.ops.native import kernels
+
 GROUP = 4
 INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
@@ -18,6 +20,8 @@ def largest_per_row(score: Tensor, k: int, *, magnitude: bool = False) -> Tensor
     With ``magnitude``, of the k entries of largest magnitude. The bits of positive floats are integers in the same
     order, and integers compare faster.
     """
+    if (native := kernels()) is not None:
+        return native.top_per_row(score, k, magnitude=magnitude)
     bits = score.view(INTEGERS[score.dtype])
     return _largest(bits & torch.iinfo(bits.dtype).max if magnitude else bits, k)
 
