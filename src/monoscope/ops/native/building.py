@@ -8,6 +8,7 @@ monoscope is installed, and nothing outside that directory is written.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shlex
 import shutil
@@ -20,6 +21,8 @@ import torch
 
 from monoscope.core.errors import OutputError
 from monoscope.core.io import atomic_path
+
+log = logging.getLogger("monoscope.native")
 
 SOURCES = tuple(sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".cpp", ".h")))
 FLAGS = (
@@ -94,10 +97,16 @@ def _key(command: list[str]) -> str:
 
 def _compile(command: list[str], path: Path) -> None:
     source = next(source for source in SOURCES if source.suffix == ".cpp")
+    log.info("Compiling CPU kernels, once: %s", " ".join(command))
+    environment = {**os.environ, "TMPDIR": str(path.parent), "LC_ALL": "C"}  # passing files there, messages in English
     try:
         with atomic_path(path) as target:
             done = subprocess.run(
-                [*command, str(source), "-o", str(target)], capture_output=True, text=True, timeout=LONGEST
+                [*command, str(source), "-o", str(target)],
+                capture_output=True,
+                text=True,
+                timeout=LONGEST,
+                env=environment,
             )
             if done.returncode:
                 lines = done.stderr.splitlines()

@@ -7,7 +7,6 @@ other path goes on with differences of rounding.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -16,10 +15,8 @@ from pathlib import Path
 
 import torch
 
-from monoscope.ops.native.building import Unavailable, build, instructions
+from monoscope.ops.native.building import Unavailable, build, instructions, log
 from monoscope.ops.native.kernels import Kernels
-
-log = logging.getLogger("monoscope.native")
 
 _lock = threading.Lock()
 _loaded: list[Kernels | None] = []
