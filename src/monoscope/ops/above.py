@@ -33,6 +33,7 @@ def encode_above(
 
     A ``dtype`` narrower than the input's decides in that precision; values are then computed exactly.
     """
+    dtype = torch.bfloat16 if dtype == torch.int8 else dtype
     with torch.no_grad():
         z = x if center is None else x - center
         rows = W_enc.T.contiguous()

@@ -101,7 +101,7 @@ def _select(blocks: Blocks, selection: Selection) -> tuple[Tensor, Tensor]:
         case TopKPerBatch(k):
             return _top_per_batch(blocks, max(1, min(round(k * blocks.n), blocks.n * blocks.n_features)))
         case AboveThreshold(threshold):
-            found = [entries(rows, pre, score > threshold.to(score.dtype)) for rows, pre, score in blocks]
+            found = [above(*block, threshold) for block in blocks]
             token, feature, value = (torch.cat(parts) for parts in zip(*found, strict=True))
             values, indices = pad(token, value, feature, n=blocks.n)
             return values, indices
@@ -135,7 +135,7 @@ def _top_per_batch(blocks: Blocks, n_kept: int) -> tuple[Tensor, Tensor]:
                 sample = score.flatten()[:: max(1, score.numel() // SAMPLE)]
                 rank = min(len(sample), round(1.3 * share * len(sample)) + 8)
                 bound = max(0.0, sample.topk(rank).values[-1].item())
-            token, feature, value = entries(rows, pre, score >= bound)
+            token, feature, value = at_least(rows, pre, score, bound)
             found.append((token, feature, value, blocks.score(feature, value)))
         token, feature, value, score = (torch.cat(parts) for parts in zip(*found, strict=True))
         if len(score) >= n_kept or bound <= 0:
@@ -148,8 +148,23 @@ def _top_per_batch(blocks: Blocks, n_kept: int) -> tuple[Tensor, Tensor]:
     return values, indices
 
 
-def entries(rows: slice, pre: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Token, feature and value of kept, positive entries of a block, ordered by token."""
+def above(rows: slice, pre: Tensor, score: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Token, feature and value of a block's positive entries of scores above their thresholds, ordered by token."""
+    if (native := kernels()) is not None:
+        token, feature, value = native.above(pre, score, threshold)
+        return token + rows.start, feature, value
+    return _entries(rows, pre, score > threshold.to(score.dtype))
+
+
+def at_least(rows: slice, pre: Tensor, score: Tensor, cut: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Token, feature and value of a block's positive entries whose scores reach a cut, ordered by token."""
+    if kernels() is not None:
+        below = torch.nextafter(torch.tensor(cut), torch.tensor(-torch.inf))
+        return above(rows, pre, score, below.expand(score.shape[1]))
+    return _entries(rows, pre, score >= cut)
+
+
+def _entries(rows: slice, pre: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     token, feature = nonzero(keep & (pre > 0))
     return token + rows.start, feature, pre[token, feature].float()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monoscope.ops.blocks import Blocks
-from monoscope.ops.cpu import Attach, encode, entries, gathered_dot, pad, per_token, present
+from monoscope.ops.cpu import Attach, at_least, encode, gathered_dot, pad, per_token, present
 from monoscope.ops.largest import kth_largest
 from monoscope.ops.selection import AboveThreshold, EachLayer, Selection, TopKPerBatch, TopKPerToken
 
@@ -99,7 +99,7 @@ def _largest_per_batch(layers: Iterator[Blocks], n_kept: int) -> Entries:
     pending, cut = 0, 0.0
     for layer, blocks in enumerate(layers):
         for rows, pre, score in blocks:
-            token, feature, value = entries(rows, pre, score >= cut)
+            token, feature, value = at_least(rows, pre, score, cut)
             best.append((token, feature + layer * blocks.n_features, value, blocks.score(feature, value)))
             pending += len(token)
             if pending > n_kept:

@@ -13,6 +13,8 @@ from monoscope.dictionaries.initialize import Sample
 from monoscope.dictionaries.step import Step
 from monoscope.ops import blocks, reference
 
+pytestmark = pytest.mark.usefixtures("cpu_path")
+
 D, F, N = 24, 160, 90
 LEAVES = ("x", "W_enc", "b_enc", "center", "threshold", "W_dec")
 

@@ -8,6 +8,8 @@ import torch
 from monoscope import ops
 from monoscope.ops import blocks, reference
 
+pytestmark = pytest.mark.usefixtures("cpu_path")
+
 L, D, F, N = 3, 20, 80, 90
 LF = L * F
 

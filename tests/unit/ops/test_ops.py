@@ -12,6 +12,8 @@ from monoscope.core.acts import Acts
 from monoscope.ops import blocks, cpu, reference
 from monoscope.ops.largest import largest_per_row
 
+pytestmark = pytest.mark.usefixtures("cpu_path")
+
 D, F, N = 24, 160, 90
 
 

@@ -25,8 +25,6 @@ SIGNATURES = {
     "adam_rows": (None, [c_void_p] * 4 + [c_int64] * 2 + [c_float] * 6 + [c_int] * 2),
 }
 
-NARROW = (torch.float32, torch.bfloat16)
-
 
 class Kernels:
     """Functions of a loaded library."""
@@ -81,11 +79,11 @@ class Kernels:
     def top_per_row(self, score: Float[Tensor, "n F"], k: int, *, magnitude: bool = False) -> Int[Tensor, "n k"]:
         """Features of the k largest scores (or magnitudes) of each row, ascending.
 
-        Scores are fp32 or bf16. NaN ranks above all; of scores that tie the first features are taken.
+        NaN ranks above all; of scores that tie the first features are taken.
         """
         n, n_features = score.shape
         assert k <= n_features, f"the {k} largest of {n_features} features"
-        score, features = _ready(score, *NARROW), torch.empty(n, k, dtype=torch.long)
+        score, features = _scores(score), torch.empty(n, k, dtype=torch.long)
         if k:
             self._run("top_per_row", score, score.dtype == torch.bfloat16, n, n_features, k, magnitude, features)
         return features
@@ -93,12 +91,9 @@ class Kernels:
     def above(
         self, pre: Float[Tensor, "n F"], score: Float[Tensor, "n F"], threshold: Float[Tensor, " F"]
     ) -> tuple[Int[Tensor, " nnz"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
-        """Token, feature and value of positive pre-activations whose score is above the threshold, in order.
-
-        Pre-activations and scores are fp32 or bf16, and of one type.
-        """
+        """Token, feature and value of positive pre-activations whose score is above the threshold, in order."""
         assert pre.dtype == score.dtype, f"pre-activations of {pre.dtype}, scores of {score.dtype}"
-        pre, score, threshold = _ready(pre, *NARROW), _ready(score, *NARROW), _ready(threshold)
+        pre, score, threshold = _scores(pre), _scores(score), _ready(threshold.float())
         counts = torch.zeros(len(pre), dtype=torch.long)
         given = (pre, score, pre.dtype == torch.bfloat16, threshold, *pre.shape)
         self._run("above", *given, counts, None, None, None)
@@ -160,10 +155,13 @@ class Kernels:
         return getattr(self._library, f"monoscope_{name}")(*plain, torch.get_num_threads())
 
 
-def _ready(tensor: Tensor, *dtypes: torch.dtype) -> Tensor:
-    known = dtypes or (torch.float32,)
-    assert tensor.dtype in known, f"a kernel of {' or '.join(map(str, known))} was given {tensor.dtype}"
+def _ready(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    assert tensor.dtype == dtype, f"a kernel of {dtype} was given {tensor.dtype}"
     return tensor.detach().contiguous()
+
+
+def _scores(tensor: Tensor) -> Tensor:
+    return (tensor if tensor.dtype == torch.bfloat16 else tensor.float()).detach().contiguous()
 
 
 def _numbers(indices: Tensor) -> Tensor:
