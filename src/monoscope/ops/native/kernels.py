@@ -152,7 +152,8 @@ class Kernels:
 
     def _run(self, name: str, *arguments: Tensor | float | None) -> int:
         plain = [part.data_ptr() if isinstance(part, Tensor) else part for part in arguments]
-        return getattr(self._library, f"monoscope_{name}")(*plain, torch.get_num_threads())
+        refused: int | None = getattr(self._library, f"monoscope_{name}")(*plain, torch.get_num_threads())
+        return refused or 0
 
 
 def _ready(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
