@@ -3,9 +3,10 @@
     python benchmarks/bench_train_step.py [--out benchmarks/results/bench_train_step.json]
 
 Reference job: batch 4,096, d 384, F 6,144, k 32, fp32. The dense side is plain autograd: every matrix product over all
-features, top-k, scatter. The sparse side is the product, with clipping, dead-feature counts and decoder projection on.
-Blocks of steps alternate (A B A B); the ratio of medians is the result, and gradients are compared before anything is
-timed. Memory is the peak of a process of its own, the interpreter and torch (about 250 MB) included.
+features, top-k, scatter. The sparse sides are the product, with clipping, dead-feature counts and decoder projection
+on: in PyTorch alone and with its compiled kernels, by the precision that selects features. Blocks of steps alternate
+(A B A B); the ratio of medians is the result, and gradients are compared before anything is timed. Memory is the peak
+of a process of its own, the interpreter and torch (about 250 MB) included.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +29,7 @@ from monoscope.core.site import Site
 from monoscope.dictionaries import Recipe
 from monoscope.dictionaries.initialize import Sample
 from monoscope.dictionaries.normalize import Scale
+from monoscope.ops.native import kernels, pure_pytorch
 from monoscope.training import Training
 from monoscope.training.descent import Descent
 
@@ -96,11 +99,13 @@ def compare_gradients() -> float:
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*grads, strict=True))
 
 
-SIDES = {
-    "dense": (dense_step, "fp32"),
-    "sparse": (sparse_step, "fp32"),
-    "sparse, bf16 selection": (sparse_step, "bf16"),
+PURE = {
+    "dense": (dense_step, "fp32", pure_pytorch),
+    "sparse": (sparse_step, "fp32", pure_pytorch),
+    "sparse, bf16 selection": (sparse_step, "bf16", pure_pytorch),
 }
+COMPILED = {f"compiled, {dtype} selection": (sparse_step, dtype, nullcontext) for dtype in ("fp32", "bf16", "int8")}
+SIDES = PURE if kernels() is None else PURE | COMPILED
 
 
 def memory(side: str) -> float:
@@ -113,10 +118,11 @@ def memory(side: str) -> float:
 
 def alone(side: str) -> None:
     """Print the peak resident memory, MB, of this process after running one side."""
-    step, dtype = SIDES[side]
+    step, dtype, path = SIDES[side]
     run, data = make_run(dtype), batches(1)
-    for _ in range(5):
-        step(run, data[0])
+    with path():
+        for _ in range(5):
+            step(run, data[0])
     status = Path("/proc/self/status").read_text()
     print(int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024)
 
@@ -131,13 +137,14 @@ def main() -> None:
     difference = compare_gradients()
     print(f"largest gradient difference {difference:.1e}")
     data = batches(2)
-    runs = {name: make_run(dtype) for name, (_, dtype) in SIDES.items()}
+    runs = {name: make_run(dtype) for name, (_, dtype, _) in SIDES.items()}
     times: dict[str, list[float]] = {name: [] for name in SIDES}
     for round_number in range(args.rounds + 1):
-        for name, (step, _) in SIDES.items():
+        for name, (step, _, path) in SIDES.items():
             for i in range(args.steps):
                 began = time.perf_counter()
-                step(runs[name], data[i % 2])
+                with path():
+                    step(runs[name], data[i % 2])
                 if round_number:  # the first round warms up
                     times[name].append(time.perf_counter() - began)
     base = median(times["dense"])
