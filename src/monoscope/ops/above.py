@@ -15,6 +15,7 @@ from torch import Tensor
 from monoscope.core.acts import Acts, Window
 from monoscope.ops.blocks import Blocks
 from monoscope.ops.cpu import Attach, gathered_dot, nonzero, pad
+from monoscope.ops.native import kernels
 
 MOST_HELD = 1 / 8  # share of entries
 
@@ -33,7 +34,6 @@ def encode_above(
 
     A ``dtype`` narrower than the input's decides in that precision; values are then computed exactly.
     """
-    dtype = torch.bfloat16 if dtype == torch.int8 else dtype
     with torch.no_grad():
         z = x if center is None else x - center
         rows = W_enc.T.contiguous()
@@ -59,16 +59,20 @@ def encode_above(
 def _held(blocks: Blocks, threshold: Tensor, bandwidth: float) -> tuple[Tensor, ...] | None:
     """Token, feature, value and nearness of entries that fire or are near, ordered by token."""
     found, limit = [], MOST_HELD * blocks.n * blocks.n_features
+    native = kernels()
     for rows, pre, score in blocks:
-        fires = score > threshold
-        near = (score - threshold).abs_() < bandwidth / 2 if bandwidth else None
-        token, feature = nonzero(fires if near is None else fires | near)
-        limit -= len(token)
-        if limit < 0 or len(token) > MOST_HELD * pre.numel():
+        most = int(min(limit, MOST_HELD * pre.numel()))
+        if native is not None:
+            own = native.above(pre, score, threshold - bandwidth / 2, positive=False, most=most)
+        else:
+            token, feature = nonzero(score > threshold - bandwidth / 2)
+            own = (token, feature, pre[token, feature].float()) if len(token) <= most else None
+        if own is None:
             return None
-        value = pre[token, feature].float() * fires[token, feature]
-        is_near = torch.zeros_like(token, dtype=torch.bool) if near is None else near[token, feature]
-        found.append((token + rows.start, feature, value, is_near))
+        token, feature, value = own
+        distance = score[token, feature] - threshold[feature]
+        limit -= len(token)
+        found.append((token + rows.start, feature, value * (distance > 0), distance < bandwidth / 2))
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 

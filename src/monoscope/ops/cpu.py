@@ -151,7 +151,9 @@ def _top_per_batch(blocks: Blocks, n_kept: int) -> tuple[Tensor, Tensor]:
 def above(rows: slice, pre: Tensor, score: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Token, feature and value of a block's positive entries of scores above their thresholds, ordered by token."""
     if (native := kernels()) is not None:
-        token, feature, value = native.above(pre, score, threshold)
+        found = native.above(pre, score, threshold)
+        assert found is not None, "as many as there are"
+        token, feature, value = found
         return token + rows.start, feature, value
     return _entries(rows, pre, score > threshold.to(score.dtype))
 

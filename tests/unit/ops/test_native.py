@@ -95,10 +95,15 @@ def test_entries_above_a_threshold_are_found_in_order(
     torch.manual_seed(seed)
     pre, threshold = torch.randn(n, F).round().to(dtype), torch.randn(F).round()
     score = pre * (torch.rand(F).round() + 1).to(dtype) if scaled else pre
-    kept = (pre > 0) & (score > threshold)
-    token, feature, value = native.above(pre, score, threshold)
-    assert torch.equal(torch.stack([token, feature]), torch.stack(kept.nonzero(as_tuple=True)))
-    assert torch.equal(value, pre.float()[kept])
+    for positive in (True, False):
+        kept = (score > threshold) & ((pre > 0) if positive else True)
+        n_kept = int(kept.sum())
+        found = native.above(pre, score, threshold, positive=positive, most=n_kept)
+        assert found is not None
+        assert torch.equal(torch.stack(found[:2]), torch.stack(kept.nonzero(as_tuple=True)))
+        assert torch.equal(found[2], pre.float()[kept])
+        if n_kept:
+            assert native.above(pre, score, threshold, positive=positive, most=n_kept - 1) is None
 
 
 def test_nan_ranks_above_infinity_and_rows_without_numbers_are_no_trouble(native: Kernels) -> None:

@@ -50,19 +50,20 @@ API void monoscope_top_per_row(const void* score, int is_bf16, int64_t n, int64_
     else top_per_row_of<float>(score, n, F, k, magnitude, features, threads);
 }
 
-template <class T>
+template <bool POSITIVE, class T>
 static void above_of(const void* pre, const void* score, const float* threshold, int64_t n, int64_t F, int64_t* counts,
                      const int64_t* starts, int64_t* feature, float* value, int threads) {
     const T *own = static_cast<const T*>(pre), *rank = static_cast<const T*>(score);
-    if (starts) above(own, rank, threshold, n, F, starts, feature, value, threads);
-    else count_above(own, rank, threshold, n, F, counts, threads);
+    if (starts) above<POSITIVE>(own, rank, threshold, n, F, starts, feature, value, threads);
+    else count_above<POSITIVE>(own, rank, threshold, n, F, counts, threads);
 }
 
 // Counts where `starts` is null, and what was counted where it is not.
-API void monoscope_above(const void* pre, const void* score, int is_bf16, const float* threshold, int64_t n, int64_t F,
-                         int64_t* counts, const int64_t* starts, int64_t* feature, float* value, int threads) {
-    if (is_bf16) above_of<uint16_t>(pre, score, threshold, n, F, counts, starts, feature, value, threads);
-    else above_of<float>(pre, score, threshold, n, F, counts, starts, feature, value, threads);
+API void monoscope_above(const void* pre, const void* score, int is_bf16, int positive, const float* threshold, int64_t n,
+                         int64_t F, int64_t* counts, const int64_t* starts, int64_t* feature, float* value, int threads) {
+    auto* find = is_bf16 ? (positive ? above_of<true, uint16_t> : above_of<false, uint16_t>)
+                         : (positive ? above_of<true, float> : above_of<false, float>);
+    find(pre, score, threshold, n, F, counts, starts, feature, value, threads);
 }
 
 API void monoscope_encode_topk(const float* x, const float* rows, const float* b, const float* norm, int64_t n, int64_t d,

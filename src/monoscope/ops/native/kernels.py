@@ -19,7 +19,7 @@ SIGNATURES = {
     "weighted_rows": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p, c_int]),
     "scatter_rows": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p] * 4 + [c_int]),
     "top_per_row": (None, [c_void_p, c_int] + [c_int64] * 3 + [c_int, c_void_p, c_int]),
-    "above": (None, [c_void_p] * 2 + [c_int, c_void_p] + [c_int64] * 2 + [c_void_p] * 4 + [c_int]),
+    "above": (None, [c_void_p] * 2 + [c_int, c_int, c_void_p] + [c_int64] * 2 + [c_void_p] * 4 + [c_int]),
     "encode_topk": (None, [c_void_p] * 4 + [c_int64] * 5 + [c_void_p] * 2 + [c_int]),
     "multiplies_int8": (c_int, []),
     "adam_rows": (None, [c_void_p] * 4 + [c_int64] * 2 + [c_float] * 6 + [c_int] * 2),
@@ -89,19 +89,29 @@ class Kernels:
         return features
 
     def above(
-        self, pre: Float[Tensor, "n F"], score: Float[Tensor, "n F"], threshold: Float[Tensor, " F"]
-    ) -> tuple[Int[Tensor, " nnz"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
-        """Token, feature and value of positive pre-activations whose score is above the threshold, in order."""
+        self,
+        pre: Float[Tensor, "n F"],
+        score: Float[Tensor, "n F"],
+        threshold: Float[Tensor, " F"],
+        *,
+        positive: bool = True,
+        most: int | None = None,
+    ) -> tuple[Int[Tensor, " nnz"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]] | None:
+        """Token, feature and value of (positive) pre-activations whose score is above the threshold, in order.
+
+        None where they are more than ``most``.
+        """
         assert pre.dtype == score.dtype, f"pre-activations of {pre.dtype}, scores of {score.dtype}"
         pre, score, threshold = _scores(pre), _scores(score), _ready(threshold.float())
         counts = torch.zeros(len(pre), dtype=torch.long)
-        given = (pre, score, pre.dtype == torch.bfloat16, threshold, *pre.shape)
+        given = (pre, score, pre.dtype == torch.bfloat16, positive, threshold, *pre.shape)
         self._run("above", *given, counts, None, None, None)
-        starts = counts.cumsum(0) - counts
-        feature = torch.empty(int(counts.sum()), dtype=torch.long)
-        value = torch.empty(len(feature))
-        if len(feature):
-            self._run("above", *given, counts, starts, feature, value)
+        total = int(counts.sum())
+        if most is not None and total > most:
+            return None
+        feature, value = torch.empty(total, dtype=torch.long), torch.empty(total)
+        if total:
+            self._run("above", *given, counts, counts.cumsum(0) - counts, feature, value)
         return torch.arange(len(pre)).repeat_interleave(counts), feature, value
 
     def encode_topk(

@@ -164,13 +164,13 @@ void top_per_row(const T* score, int64_t n, int64_t F, int64_t k, int64_t* featu
     });
 }
 
-template <class T>
+template <bool POSITIVE, class T>
 inline bool is_kept(T pre, T score, float threshold) {
-    return (widen(pre) > 0) & (widen(score) > threshold);
+    return (widen(score) > threshold) & (!POSITIVE | (widen(pre) > 0));
 }
 
-// How many positive pre-activations of each row have a score above their feature's threshold.
-template <class T>
+// How many (positive) pre-activations of each row have a score above their feature's threshold.
+template <bool POSITIVE, class T>
 void count_above(const T* pre, const T* score, const float* threshold, int64_t n, int64_t F, int64_t* counts,
                  int threads) {
     parallel(threads, n, 8, [=](Chunks& chunks) {
@@ -179,14 +179,14 @@ void count_above(const T* pre, const T* score, const float* threshold, int64_t n
                 const T *own = pre + token * F, *rank = score + token * F;
                 int32_t count = 0;
 #pragma omp simd reduction(+ : count)
-                for (int64_t f = 0; f < F; f++) count += is_kept(own[f], rank[f], threshold[f]);
+                for (int64_t f = 0; f < F; f++) count += is_kept<POSITIVE>(own[f], rank[f], threshold[f]);
                 counts[token] = count;
             }
     });
 }
 
 // Feature and value of each of them, row after row, each row's from starts[n].
-template <class T>
+template <bool POSITIVE, class T>
 void above(const T* pre, const T* score, const float* threshold, int64_t n, int64_t F, const int64_t* starts,
            int64_t* feature, float* value, int threads) {
     parallel(threads, n, 8, [=](Chunks& chunks) {
@@ -198,9 +198,9 @@ void above(const T* pre, const T* score, const float* threshold, int64_t n, int6
                     const int64_t stop = std::min(base + LANES, F);
                     int32_t any = 0;
 #pragma omp simd reduction(| : any)
-                    for (int64_t f = base; f < stop; f++) any |= is_kept(own[f], rank[f], threshold[f]);
+                    for (int64_t f = base; f < stop; f++) any |= is_kept<POSITIVE>(own[f], rank[f], threshold[f]);
                     for (int64_t f = base; any && f < stop; f++)
-                        if (is_kept(own[f], rank[f], threshold[f])) {
+                        if (is_kept<POSITIVE>(own[f], rank[f], threshold[f])) {
                             feature[place] = f;
                             value[place++] = widen(own[f]);
                         }
