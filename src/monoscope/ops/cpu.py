@@ -222,7 +222,7 @@ def weighted_rows(values: Tensor, indices: Tensor, rows: Tensor) -> Tensor:
 def scatter_rows(weights: Tensor, indices: Tensor, rows: Tensor, n_features: int) -> Tensor:
     """``out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n]``."""
     if (native := kernels()) is not None:
-        return native.scatter_rows(weights, indices, rows, n_features)[0]
+        return native.scatter_rows(weights, indices, rows, n_features)
     order, token, starts = by_feature(indices, n_features, present(weights))
     return _bags(token, rows.contiguous(), starts, weights.flatten()[order])
 

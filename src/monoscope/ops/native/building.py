@@ -76,13 +76,13 @@ def _compiler() -> list[str]:
 
 def _directory() -> Path:
     """The cache, which nobody else may write to: what lies there is run."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    path = (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "monoscope" / "native"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
+        path = (base if base.is_absolute() else Path.home() / ".cache") / "monoscope" / "native"
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         facts = path.stat()
-    except OSError as error:
-        raise Unavailable(f"the cache {path} cannot be made ({error.strerror})") from error
+    except (OSError, RuntimeError) as error:  # a user without a home is a RuntimeError
+        raise Unavailable(f"a cache for them cannot be made: {error}") from error
     if facts.st_uid != os.geteuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise Unavailable(f"the cache {path} can be written to by others; make it yours alone (chmod 700)")
     return path

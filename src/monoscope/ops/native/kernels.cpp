@@ -28,11 +28,9 @@ API int monoscope_weighted_rows(const float* values, const int64_t* indices, con
 }
 
 API int monoscope_scatter_rows(const float* weights, const int64_t* indices, const float* rows, int64_t n, int64_t k,
-                               int64_t d, int64_t F, int64_t* offsets, int32_t* order, float* out, float* sums,
-                               int threads) {
+                               int64_t d, int64_t F, float* out, int threads) {
     if (!in_range(indices, n * k, F)) return 1;
-    by_feature(weights, indices, n * k, F, offsets, order);
-    scatter_rows(weights, offsets, order, rows, k, d, F, out, sums, threads);
+    scatter_rows(weights, indices, rows, n, k, d, F, out, threads);
     return 0;
 }
 

@@ -17,7 +17,7 @@ SIGNATURES = {
     "threads_of": (None, [c_void_p]),
     "gathered_dot": (c_int, [c_void_p] * 4 + [c_int64] * 4 + [c_void_p, c_int]),
     "weighted_rows": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p, c_int]),
-    "scatter_rows": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p] * 4 + [c_int]),
+    "scatter_rows": (c_int, [c_void_p] * 3 + [c_int64] * 4 + [c_void_p, c_int]),
     "top_per_row": (None, [c_void_p, c_int] + [c_int64] * 3 + [c_int, c_void_p, c_int]),
     "above": (None, [c_void_p] * 2 + [c_int, c_int, c_void_p] + [c_int64] * 2 + [c_void_p] * 4 + [c_int]),
     "encode_topk": (None, [c_void_p] * 4 + [c_int64] * 5 + [c_void_p] * 2 + [c_int]),
@@ -64,17 +64,14 @@ class Kernels:
 
     def scatter_rows(
         self, weights: Float[Tensor, "n k"], indices: Int[Tensor, "n k"], rows: Float[Tensor, "n d"], n_features: int
-    ) -> tuple[Float[Tensor, "F d"], Float[Tensor, " F"]]:
-        """``out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n]``, and the sums of the weights."""
+    ) -> Float[Tensor, "F d"]:
+        """``out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n]``, over weights that are not 0."""
         weights, indices, rows = _ready(weights), _numbers(indices), _ready(rows)
-        entries = indices.numel()
+        entries, out = indices.numel(), weights.new_empty(n_features, rows.shape[1])
         assert entries < 2**31, f"{entries} entries are more than a sort by 32-bit numbers holds"
-        out, sums = weights.new_empty(n_features, rows.shape[1]), weights.new_empty(n_features)
-        sizes = (*indices.shape, rows.shape[1], n_features)
-        room = (indices.new_empty(n_features + 1), torch.empty(entries, dtype=torch.int32))
-        refused = self._run("scatter_rows", weights, indices, rows, *sizes, *room, out, sums)
+        refused = self._run("scatter_rows", weights, indices, rows, *indices.shape, rows.shape[1], n_features, out)
         _check(refused, indices, n_features)
-        return out, sums
+        return out
 
     def top_per_row(self, score: Float[Tensor, "n F"], k: int, *, magnitude: bool = False) -> Int[Tensor, "n k"]:
         """Features of the k largest scores (or magnitudes) of each row, ascending.

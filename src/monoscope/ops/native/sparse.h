@@ -129,32 +129,32 @@ inline void weighted_rows(const float* values, const int64_t* indices, const flo
     });
 }
 
-// Entries whose weight is not 0, feature by feature and in the order of tokens within one: order [entries] and ends
-// offsets [F + 1]. A counting sort.
-inline void by_feature(const float* weights, const int64_t* indices, int64_t entries, int64_t F, int64_t* offsets,
-                       int32_t* order) {
-    std::vector<int64_t> place(F + 1, 0);
-    for (int64_t i = 0; i < entries; i++) place[indices[i] + 1] += weights[i] != 0;
-    for (int64_t f = 0; f < F; f++) place[f + 1] += place[f];
-    std::memcpy(offsets, place.data(), sizeof(int64_t) * (F + 1));
-    for (int64_t i = 0; i < entries; i++)
-        if (weights[i] != 0) order[place[indices[i]]++] = static_cast<int32_t>(i);
-}
+// Entries whose weight is not 0, feature by feature and in the order of tokens within one, and where each feature's begin.
+struct ByFeature {
+    std::vector<int64_t> starts;  // [F + 1]
+    std::vector<int32_t> order;
 
-// out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n];  sums[f] = sum of their weights
-inline void scatter_rows(const float* weights, const int64_t* offsets, const int32_t* order, const float* rows,
-                         int64_t k, int64_t d, int64_t F, float* out, float* sums, int threads) {
-    parallel(threads, F, 8, [=](Chunks& chunks) {
+    ByFeature(const float* weights, const int64_t* indices, int64_t entries, int64_t F) : starts(F + 1, 0) {
+        for (int64_t i = 0; i < entries; i++) starts[indices[i] + 1] += weights[i] != 0;
+        for (int64_t f = 0; f < F; f++) starts[f + 1] += starts[f];
+        order.resize(starts[F]);
+        std::vector<int64_t> place(starts.begin(), starts.end() - 1);
+        for (int64_t i = 0; i < entries; i++)
+            if (weights[i] != 0) order[place[indices[i]]++] = static_cast<int32_t>(i);
+    }
+};
+
+// out[f] = sum over entries (n, j) of feature f of weights[n, j] rows[n]
+inline void scatter_rows(const float* weights, const int64_t* indices, const float* rows, int64_t n, int64_t k, int64_t d,
+                         int64_t F, float* out, int threads) {
+    const ByFeature sorted(weights, indices, n * k, F);
+    parallel(threads, F, 8, [=, &sorted](Chunks& chunks) {
         for (int64_t begin, end; chunks.claim(begin, end);)
             for (int64_t f = begin; f < end; f++) {
-                const int32_t* entry = order + offsets[f];
-                const int64_t count = offsets[f + 1] - offsets[f];
+                const int32_t* entry = sorted.order.data() + sorted.starts[f];
                 weighted_sum(
-                    out + f * d, count, d, [&](int64_t i) { return rows + entry[i] / k * d; },
-                    [&](int64_t i) { return weights[entry[i]]; });
-                float sum = 0;
-                for (int64_t i = 0; i < count; i++) sum += weights[entry[i]];
-                sums[f] = sum;
+                    out + f * d, sorted.starts[f + 1] - sorted.starts[f], d,
+                    [&](int64_t i) { return rows + entry[i] / k * d; }, [&](int64_t i) { return weights[entry[i]]; });
             }
     });
 }
