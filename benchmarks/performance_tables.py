@@ -146,7 +146,7 @@ def speed(side: Row, phase: str) -> str:
 def times(ratio: Row) -> str:
     """A ratio with its spread."""
     low, high = ratio["spread"]
-    return f"{ratio['median']:.2f} ({low:.2f} to {high:.2f})"
+    return f"{ratio['median']:#.3g} ({low:#.3g} to {high:#.3g})"
 
 
 def quality(sides: Sequence[Row]) -> list[str]:
