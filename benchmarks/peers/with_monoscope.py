@@ -1,10 +1,12 @@
 """monoscope, by its own ``train`` with its defaults, and everything on: clipping, dead features, log, checkpoints.
 
-Whether its kernels are compiled is up to ``MONOSCOPE_NATIVE``; variant ``compiled``: an error where they are not.
+Variant: the precision that selects features (``encode_dtype``); "": its default. With ``MONOSCOPE_NATIVE=0`` it is pure
+PyTorch; without, that there are no compiled kernels is an error.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,8 +18,10 @@ from monoscope.core.batch import ActivationBatch
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
 from monoscope.harvest import ActivationSource
+from monoscope.ops import native
 from monoscope.training import Training
 from monoscope.training import train as train_dictionary
+from monoscope.training.run import NARROW
 
 SITE = Site(3, "resid_post")
 
@@ -55,18 +59,19 @@ class Stream(ActivationSource):
 
 def train(job: Job, first: Tensor, batches: Iterator[Tensor]) -> Dictionary:
     """A dictionary, trained."""
-    if job.variant == "compiled":
-        from monoscope.ops import native
-
-        assert native.kernels() is not None, "the compiled kernels are not there"
+    is_compiled = native.kernels() is not None
+    assert is_compiled or os.environ.get("MONOSCOPE_NATIVE") == "0", "there are no compiled kernels here"
     recipe = {
         "wiring": {"kind": "autoencoder", "n_features": job.features},
         "function": {"kind": "topk", "k": job.k},
     }
-    training = Training(tokens=job.steps * job.batch, batch_tokens=job.batch, seed=job.seed)
+    selection = {"encode_dtype": job.variant} if job.variant else {}
+    training = Training(tokens=job.steps * job.batch, batch_tokens=job.batch, seed=job.seed, **selection)
     with tempfile.TemporaryDirectory() as scratch:
         source = Stream(job, first, batches)
-        return train_dictionary(recipe, source, training=training, out=f"{scratch}/dictionary")
+        dictionary = train_dictionary(recipe, source, training=training, out=f"{scratch}/dictionary")
+    dictionary.encode_dtype = NARROW.get(training.encode_dtype)
+    return dictionary
 
 
 def encode(dictionary: Dictionary, x: Tensor) -> object:

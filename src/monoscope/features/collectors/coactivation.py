@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from scipy.sparse import csr_array
 
 from monoscope.features.collectors.sample import Sample
-from monoscope.features.columns import Columns, Ragged, offsets_of, rank_in_runs
+from monoscope.features.columns import Columns, Ragged, offsets_of, order_of, rank_in_runs
 
 SHOWN, MIN_TOGETHER = 20, 5
 MAX_PAIRS, PAIRS_AT_ONCE = 2**26, 2**21
@@ -26,17 +26,29 @@ def coactivation(sample: Sample) -> Columns:
     """co_features, co_pmi: the 20 features that go with each one most, and their pmi in nats."""
     n = sample.n_features
     feature, token, n_tokens = _bounded(sample)
-    found = [np.zeros((3, 0), np.int64), *_pairs(feature, token, n, sample.counts.size)]
-    f, g, together = np.concatenate(found, axis=1)
-    fired = np.bincount(feature, minlength=n)
-    pmi = np.log(together * max(n_tokens, 1) / (fired[f].astype(np.float64) * fired[g]))
-    fewer = np.minimum(fired[f], fired[g])
-    score = pmi * together / (together + 1) * fewer / (fewer + 1)
+    fired = np.bincount(feature, minlength=n).astype(np.float64)
+    nothing = np.zeros(0, np.int64)
+    parts = [(nothing, nothing, nothing.astype(np.float64))]
+    for f, g, together in _pairs(feature, token, n, sample.counts.size):
+        pmi = np.log(together * max(n_tokens, 1) / (fired[f] * fired[g]))
+        fewer = np.minimum(fired[f], fired[g])
+        score = pmi * together / (together + 1) * fewer / (fewer + 1)
+        best = _best(f, g, score)
+        parts.append((f[best], g[best], pmi[best]))
+    f, g, pmi = (np.concatenate(column) for column in zip(*parts, strict=True))
+    lists = {"co_features": g.astype(np.uint32), "co_pmi": pmi.astype(np.float32)}
+    return Columns(lists={name: Ragged.from_groups(values, f, n) for name, values in lists.items()})
+
+
+def _best(
+    f: Int64[np.ndarray, " m"], g: Int64[np.ndarray, " m"], score: Float64[np.ndarray, " m"]
+) -> Int64[np.ndarray, " best"]:
+    """The pairs of the highest scores above 0 for each f, the highest first; equals in the order of g."""
     order = np.flatnonzero(score > 0)
-    order = order[np.lexsort((g[order], -score[order], f[order]))]
-    order = order[rank_in_runs(f[order]) < SHOWN]
-    lists = {"co_features": g[order].astype(np.uint32), "co_pmi": pmi[order].astype(np.float32)}
-    return Columns(lists={name: Ragged.from_groups(values, f[order], n) for name, values in lists.items()})
+    order = order[order_of(g[order])]
+    weakness = 2**31 - 1 - score[order].astype(np.float32).view(np.int32).astype(np.int64)
+    order = order[order_of((f[order] << 31) | weakness)]
+    return order[rank_in_runs(f[order]) < SHOWN]
 
 
 def _bounded(sample: Sample) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], int]:
@@ -62,4 +74,4 @@ def _pairs(
         product = (fires[start:end] @ by_token).tocoo()
         f, g = product.coords
         often = (product.data >= MIN_TOGETHER) & (f + start != g)
-        yield np.stack([f[often] + start, g[often], product.data[often]]).astype(np.int64)
+        yield np.stack([f[often] + start, g[often], product.data[often]], dtype=np.int64)
