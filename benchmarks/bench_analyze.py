@@ -38,7 +38,7 @@ from monoscope.models import LanguageModel
 SITE = Site(2, "resid_post")
 D, VOCAB, CONTEXT, SEQUENCES = 64, 32768, 256, 16
 FEATURES, TOKENS = 16384, 500_000  # of the synthetic job
-READ, TURNS = 100_000, 2  # of a model
+READ, TURNS = 300_000, 2  # of a model
 PARTS = [*SITES, "synthetic"]
 
 

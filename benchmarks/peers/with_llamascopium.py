@@ -54,7 +54,7 @@ def train(job: Job, first: Tensor, batches: Iterator[Tensor]) -> SparseAutoEncod
                 total_training_tokens=job.steps * job.batch,
                 l1_coefficient=None,
                 k_warmup_steps=0,
-                lr_warm_up_steps=0,
+                lr_warm_up_steps=1,
                 n_checkpoints=0,
                 exp_result_path=scratch,
             )
