@@ -142,7 +142,7 @@ class Usage:
         return sum(ticks), sum(ticks) - ticks[3] - ticks[4], own
 
 
-def wait_for_quiet(seconds: float = 60) -> float | None:
+def wait_for_quiet(seconds: float = 20) -> float | None:
     """Wait until others leave the machine alone, or the time is over; their share of it in the last look."""
     until = time.monotonic() + seconds
     while True:
