@@ -127,14 +127,14 @@ def go(sides: Mapping[str, Side], job: Mapping[str, Any], allocator: str, steps:
             workers[name] = Worker(name, side, job, allocator)
             workers[name].send(0)  # builds its dictionary before the next one starts
         usage = Usage([worker.process.pid for worker in workers.values()])
-        for phase in PHASES:
+        for phase in PHASES if job.get("encodes", True) else ("train",):
+            if phase == "encode":
+                for worker in workers.values():
+                    worker.send(0)
             ended = False
             while not ended:
                 ended = all([worker.turn(phase, steps) for worker in workers.values()])
                 shares += [share for share in [usage.others()] if share is not None]
-            if phase == "train":
-                for worker in workers.values():
-                    worker.send(0)
         for worker in workers.values():
             if worker.job["judge"]:
                 worker.facts |= worker.send(0)
@@ -154,7 +154,7 @@ def about(worker: Worker) -> dict[str, Any]:
     found = worker.facts
     facts: dict[str, Any] = {key: round(found[key], 4) for key in ("fvu", "dead", "l0") if key in found}
     facts |= {"peak_mb": round(found["peak_mb"]), "import_s": round(found["import_s"], 1), "threads": found["threads"]}
-    for phase in PHASES:
+    for phase in (phase for phase in PHASES if worker.times[phase]):
         speed = [worker.job["batch"] / second for turn in worker.times[phase][1:] for second in turn]
         facts[phase] = {
             "tokens_per_s": round(middle(speed)),

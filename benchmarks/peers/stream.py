@@ -58,7 +58,9 @@ class Turns:
         """Report the turn that ended, and wait for the next one."""
         self.say(seconds=self.times, **facts)
         self.times = []
-        return int(sys.stdin.readline())
+        if not (line := sys.stdin.readline()):
+            sys.exit()  # nobody waits for more
+        return int(line)
 
     def batches(self, rows: Rows, n: int) -> Iterator[Tensor]:
         """The first n batches, in turns."""

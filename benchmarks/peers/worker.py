@@ -21,12 +21,14 @@ import torch
 from score import score
 from stream import Rows, Turns
 
-ENCODED = 12  # batches
-
 
 @dataclass
 class Job:
-    """What every library is asked to do: a TopK autoencoder of ``features``, ``k`` active, on ``steps`` batches."""
+    """What every library is asked to do: a TopK autoencoder of ``features``, ``k`` active, on ``steps`` batches.
+
+    encodes: batches to encode afterwards
+    judge: whether to say how good the dictionary is
+    """
 
     data: str
     d: int
@@ -35,6 +37,7 @@ class Job:
     batch: int
     steps: int
     seed: int = 0
+    encodes: int = 12
     judge: bool = True
     variant: str = ""
 
@@ -56,10 +59,11 @@ def main(library: str, job: Job) -> None:
     rows = Rows(Path(job.data) / "train.npy", job.batch, job.d)
     dictionary = side.train(job, rows[0], turns.batches(rows, job.steps))
     turns.end(peak_mb=peak_mb())
-    with torch.no_grad():
-        for x in turns.batches(rows, ENCODED):
-            side.encode(dictionary, x)
-    turns.end()
+    if job.encodes:
+        with torch.no_grad():
+            for x in turns.batches(rows, job.encodes):
+                side.encode(dictionary, x)
+        turns.end()
     if job.judge:
         turns.say(**score(lambda x: side.reconstruct(dictionary, x), Path(job.data) / "held_out.npy", job.batch))
 
