@@ -7,7 +7,8 @@
 A part is one data set, one library and one setting of the allocator. The library, in an environment of its own, and
 monoscope, in pure PyTorch and with compiled kernels, each train a TopK autoencoder on the same 500k activations by
 their own training loop, a few steps of each in turn; then encode in turn; then are judged by the same code on
-activations of other documents. A second, shorter round repeats the times. Results go to
+activations of other documents. A second, shorter round repeats the times. With the other allocator both rounds are
+short, and nothing is judged. Results go to
 ``benchmarks/results/machines/``; ``docs/reference/performance.md`` shows them.
 """
 
@@ -23,7 +24,9 @@ from turns import ALLOCATORS, PHASES, Side, compare, environments, go, ours
 
 DATA = Path(__file__).parent / "peers" / "data.py"
 JOBS = {"minilm": {"d": 384, "features": 6144, "k": 32}, "bundled": {"d": 192, "features": 3072, "k": 32}}
-BATCH, STEPS, TURN = 4096, (122, 42), 4
+BATCH, TURN = 4096, 4
+FULL, SHORT = 122, 42  # steps; a full round is judged
+ROUNDS = {"default": (FULL, SHORT), "tuned": (SHORT, SHORT)}  # how memory is had changes no dictionary
 
 PEERS = {
     "eai-sparsify": Side("eai-sparsify", "sparsify"),
@@ -41,7 +44,8 @@ def measure(part: str, number: int) -> dict[str, Any]:
     data, peer, allocator = part.split("/")
     sides = {peer: PEERS[peer], **ours()}
     job = JOBS[data] | {"data": str(ROOT / "build" / "bench" / data), "batch": BATCH}
-    job |= {"steps": STEPS[number], "judge": number == 0}
+    steps = ROUNDS[allocator][number]
+    job |= {"steps": steps, "judge": steps == FULL}
     found = go(sides, job, allocator, TURN)
     others = [name for name in sides if name != peer]
     found["ratios"] = {name: {phase: compare(found, peer, name, phase) for phase in PHASES} for name in others}
@@ -54,7 +58,7 @@ def together(part: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     data, peer, allocator = part.split("/")
     row: dict[str, Any] = {"data": data, "peer": peer, "allocator": allocator}
     row["requirements"] = environments.REQUIREMENTS[PEERS[peer].environment]
-    row["job"] = JOBS[data] | {"batch": BATCH, "tokens": BATCH * STEPS[0]}
+    row["job"] = JOBS[data] | {"batch": BATCH, "tokens": BATCH * ROUNDS[allocator][0]}
     row["sides"] = {name: dict(side) for name, side in rounds[0]["sides"].items()}
     row["ratios"] = {}
     for name, side in row["sides"].items():
@@ -69,7 +73,7 @@ def together(part: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "others": [each["others"] for each in rounds],
         "rounds": rounds,
         "seconds": round(sum(each["seconds"] for each in rounds)),
-        "complete": len(rounds) == len(STEPS),
+        "complete": len(rounds) == len(ROUNDS[allocator]),
     }
 
 
@@ -86,8 +90,8 @@ def show(part: str, row: dict[str, Any]) -> None:
         times = f"{ratio['train']['median']:.2f} x {ratio['train']['spread']}" if ratio else ""
         print(
             f"  {name:20s} {side['train']['tokens_per_s']:8,} tokens/s {times:22s} "
-            f"encode {side['encode']['tokens_per_s']:8,}  {side['peak_mb']:5,} MB  FVU {side['fvu']:.4f}  "
-            f"dead {side['dead']:.1%}",
+            f"encode {side['encode']['tokens_per_s']:8,}  {side['peak_mb']:5,} MB"
+            + (f"  FVU {side['fvu']:.4f}  dead {side['dead']:.1%}" if "fvu" in side else ""),
             flush=True,
         )
 
@@ -102,9 +106,10 @@ def main() -> None:
         there = results().get("peers", {}).get(part, {})
         is_begun = there.get("sources") == sources() and not there["complete"]
         rounds = there["rounds"] if is_begun else []
-        for number in range(len(rounds), len(STEPS)):
+        steps = ROUNDS[part.split("/")[2]]
+        for number in range(len(rounds), len(steps)):
             if rounds:
-                parts.begin(rounds[0]["seconds"] * 0.6)
+                parts.begin(rounds[0]["seconds"] * (0.3 + 0.7 * steps[number] / steps[0]))  # starting takes a third
             rounds.append(measure(part, number))
             row = together(part, rounds)
             record("peers", part, row)

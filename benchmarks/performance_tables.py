@@ -27,7 +27,8 @@ def peer_table(rows: Sequence[Row]) -> str:
     """Libraries, one a row, and what monoscope did beside them."""
     sides = [name for name in OURS if all(name in row["sides"] for row in rows)]
     faster = [f"{SHORT[name]}: x faster" for name in sides]
-    table = [["library", "tokens/s", *faster, "encode, tokens/s", *faster, "memory, MB", "FVU", "dead"]]
+    judged = ["FVU", "dead"] if "fvu" in rows[0]["sides"][rows[0]["peer"]] else []
+    table = [["library", "tokens/s", *faster, "encode, tokens/s", *faster, "memory, MB", *judged]]
     for row in in_order(rows):
         side = row["sides"][row["peer"]]
         cells = [peer_name(row) + star(row)]
@@ -150,8 +151,10 @@ def times(ratio: Row) -> str:
 
 
 def quality(sides: Sequence[Row]) -> list[str]:
-    """Memory, FVU and dead share: of several runs, the middle one."""
+    """Memory, and FVU and dead share where they were judged: of several runs, the middle one."""
     memory = f"{middle([side['peak_mb'] for side in sides]):,.0f}"
+    if "fvu" not in sides[0]:
+        return [memory]
     return [memory, f"{middle([side['fvu'] for side in sides]):.3f}", f"{middle([side['dead'] for side in sides]):.1%}"]
 
 

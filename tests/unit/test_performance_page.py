@@ -69,6 +69,15 @@ def test_a_row_from_a_busy_machine_bears_a_star(pages: Any) -> None:
     assert "llamascopium 1.2 * |" in page
 
 
+def test_a_part_that_was_not_judged_shows_no_quality(pages: Any) -> None:
+    tuned = row("sae-lens", 0.01) | {"allocator": "tuned"}
+    for each in tuned["sides"].values():
+        del each["fvu"], each["dead"]
+    page = pages.page([results(tuned)])
+    assert "| SAELens 1.2 | 1,000 | 4.25 (4.00 to 4.50) | 1,000 | 4.25 (4.00 to 4.50) | 500 |\n" in page
+    assert "GLIBC_TUNABLES" in page
+
+
 def test_parts_are_measured_again_only_where_the_sources_have_changed(
     pages: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
