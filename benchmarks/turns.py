@@ -103,8 +103,10 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
         self.errors.close()
 
     def _answer(self) -> dict[str, Any]:
