@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from monoscope.cli.session import ConfigFile, Force, Json, Out, Overrides, session, show
@@ -15,6 +16,7 @@ def analyze(
     Under torchrun each process reads a part of the text, and the first writes. Called again, it goes on.
     """
     with session(as_json=as_json):
+        from monoscope.cli import memory
         from monoscope.cli.configs import AnalyzeConfig
         from monoscope.core.io import refuse_existing, write_text
         from monoscope.core.progress import silent
@@ -32,6 +34,9 @@ def analyze(
         settings.check_models(dictionary, lms)
         first = next(iter(lms.values()))
         source = settings.source(lms, settings.windows(first), dict.fromkeys((*dictionary.reads, *dictionary.writes)))
+        if rank == 0:
+            added = partial(memory.of_analysis, lms=lms, source=source, dictionary=dictionary)
+            memory.check(settings, added, memory.ANALYZE, as_json=as_json)
         if rank > 0:
             with silent():
                 analyze_part(dictionary, source, out, rank, ranks, config=settings.analysis)

@@ -15,7 +15,7 @@ from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary, Recipe
 from monoscope.features import Analysis
 from monoscope.harvest.source import ActivationSource
-from monoscope.harvest.store import ActivationStore, DtypeName
+from monoscope.harvest.store import ActivationStore, DtypeName, OnCorrupt
 from monoscope.harvest.text import StandardLibrary, TextSource
 from monoscope.models.language_model import LanguageModel
 from monoscope.training import RunConfig, Training
@@ -24,7 +24,15 @@ from monoscope.training.suite import Suite
 REPORT_TOKENS = 20_000  # of text, on which all dictionaries of a suite are measured
 
 
-class HarvestConfig(Reading):
+class Bounded(Reading):
+    """What takes long enough, and memory enough, for a look ahead."""
+
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="GB it may take, by prediction; None: what is free when it starts"
+    )
+
+
+class HarvestConfig(Bounded):
     """Activations to read and store."""
 
     sites: tuple[Site, ...] = Field(min_length=1)
@@ -38,10 +46,11 @@ class HarvestConfig(Reading):
         return self
 
 
-class TrainConfig(Reading):
+class TrainConfig(Bounded):
     """Dictionaries to train in one pass, on a model as it reads or on stored activations."""
 
     activations: str | None = Field(default=None, description="a store to train on, in place of a model and text")
+    on_corrupt: OnCorrupt = Field(default="stop", description="at a corrupt shard of the store: 'stop', or 'skip' it")
     reads: tuple[Site, ...] = Field(default=(), description="sites; (): the only one of the store")
     writes: tuple[Site, ...] = Field(default=(), description="sites; (): those that are read")
     recipe: Recipe = Recipe()
@@ -100,7 +109,7 @@ class TrainConfig(Reading):
     def open(self) -> tuple[ActivationSource, LanguageModel | None]:
         """The activations to train on, windows of text in random order; and the model, where there is one alone."""
         if self.activations is not None:
-            return ActivationStore(self.activations), None
+            return ActivationStore(self.activations, on_corrupt=self.on_corrupt), None
         lms = self.language_models()
         self._check_builds(lms)
         windows = self.mixed(lms, self.training.seed)
@@ -192,7 +201,7 @@ class OfDictionary(OfTrained):
     dictionary: str = Field(description="directory of the dictionary")
 
 
-class AnalyzeConfig(OfDictionary):
+class AnalyzeConfig(OfDictionary, Bounded):
     """What to learn about the features of a dictionary, and from which text."""
 
     analysis: Analysis = Analysis()

@@ -12,7 +12,9 @@ from monoscope.cli.session import Force, Json, session, show
 Ref = Annotated[
     str,
     typer.Argument(
-        metavar="REF", show_default=False, help="A path, hf://org/repo/path@revision, or registry:NAME/PATH."
+        metavar="REF",
+        show_default=False,
+        help="A path, hf://org/repo/path@revision, registry:NAME/PATH, or s3://bucket/path.",
     ),
 ]
 Format = Annotated[

@@ -12,6 +12,7 @@ from monoscope.cli.convert import Choose, Format, Model, Reading, Ref
 from monoscope.cli.session import Json, session, show
 from monoscope.core.config import read_toml
 from monoscope.core.errors import DataError
+from monoscope.core.stores.remote import Location, Remote, location, sizes
 from monoscope.registry import is_reference
 
 FILES = ("config.toml", "weights.safetensors")
@@ -34,8 +35,8 @@ def info(
     With --model, a dictionary is tried on activations of a model, and what does not fit is said in words.
     """
     with session(as_json=as_json):
-        path = Path(ref)
-        if ":" not in ref and not path.exists() and not is_reference(ref):
+        path = Path(ref) if is_reference(ref) or ref.startswith("hf://") else location(ref)
+        if (":" not in ref or isinstance(path, Remote)) and not path.exists() and not is_reference(ref):
             raise DataError(f"there is nothing at {path}")
         if any((format, choices, model, reading)) or not _is_ours(path):
             from monoscope.cli import references
@@ -50,7 +51,7 @@ def info(
         show(result | ({"verified": True} if verify else {}), as_json=as_json)
 
 
-def _is_ours(path: Path) -> bool:
+def _is_ours(path: Location) -> bool:
     """Whether monoscope or transformers wrote what stands at a path."""
     marks = ("manifest.json", "suite.toml", "training.toml")
     if any((path / name).is_file() for name in marks) or all((path / name).is_file() for name in FILES):
@@ -59,7 +60,7 @@ def _is_ours(path: Path) -> bool:
     return config.is_file() and "model_type" in _json(config)
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Location) -> dict[str, Any]:
     """What stands at a path, by its manifest or configuration alone."""
     if (path / "manifest.json").is_file():
         return _manifest(path)
@@ -72,7 +73,7 @@ def describe(path: Path) -> dict[str, Any]:
     return _model(path)
 
 
-def check(path: Path, kind: str) -> None:
+def check(path: Location, kind: str) -> None:
     """Read everything at a path. Raises DataError, naming the part, where it is not what was written."""
     if kind == "activations":
         from monoscope.harvest import ActivationStore
@@ -95,7 +96,7 @@ def check(path: Path, kind: str) -> None:
         raise DataError(f"{path} is a {kind}, which carries no checksums")
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Location) -> dict[str, Any]:
     manifest = _json(path / "manifest.json")
     schema = str(manifest.get("schema"))
     if not schema.startswith("monoscope."):
@@ -105,20 +106,20 @@ def _manifest(path: Path) -> dict[str, Any]:
     return {"kind": schema.removeprefix("monoscope."), **{k: v for k, v in manifest.items() if k not in HIDDEN}, **size}
 
 
-def _dictionary(path: Path) -> dict[str, Any]:
+def _dictionary(path: Location) -> dict[str, Any]:
     table = read_toml(path / "config.toml")
-    size = (path / "weights.safetensors").stat().st_size
+    size = sizes(path)["weights.safetensors"]
     return {"kind": "dictionary", **{k: v for k, v in table.items() if k not in HIDDEN}, "bytes": size, **_log(path)}
 
 
-def _run(path: Path) -> dict[str, Any]:
+def _run(path: Location) -> dict[str, Any]:
     table = read_toml(path / "training.toml")
     logs = {name: row for name in table.get("runs", {}) if (row := _log(path / name))}
-    state = "can be resumed" if any(path.glob("checkpoint-*.pt")) else "finished"
+    state = "can be resumed" if any(name.startswith("checkpoint-") for name in sizes(path)) else "finished"
     return {"kind": "run", "state": state, **table, "logs": logs}
 
 
-def _suite(path: Path) -> dict[str, Any]:
+def _suite(path: Location) -> dict[str, Any]:
     table = read_toml(path / "suite.toml")
     finished = [name for name in table["runs"] if (path / name / "config.toml").is_file()]
     under_way = (
@@ -135,15 +136,15 @@ def _suite(path: Path) -> dict[str, Any]:
     }
 
 
-def _model(path: Path) -> dict[str, Any]:
+def _model(path: Location) -> dict[str, Any]:
     config = _json(path / "config.json")
-    sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings")
-    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    known = {name: config[name] for name in sizes if name in config}
+    named = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings")
+    weights = sum(size for name, size in sizes(path).items() if name.endswith(".safetensors") and "/" not in name)
+    known = {name: config[name] for name in named if name in config}
     return {"kind": "model", "architecture": config["model_type"], **known, "bytes": weights}
 
 
-def _log(path: Path) -> dict[str, Any]:
+def _log(path: Location) -> dict[str, Any]:
     """The last row of a log, if there is one."""
     file = path / "metrics.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
@@ -155,7 +156,7 @@ def _log(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Location) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

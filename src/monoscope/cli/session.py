@@ -22,6 +22,7 @@ import typer
 
 from monoscope.core.errors import ConfigError, UserError
 from monoscope.core.progress import Lines, reporting
+from monoscope.core.stores.remote import location
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", show_default=False, help="What to do.")]
 Overrides = Annotated[
@@ -29,7 +30,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", show_default=False, help="Override a key, as in recipe.function.k=32."),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", show_default=False, help="Directory to write; its parents are made.")
+    Any,  # a Location: Typer takes no unions
+    typer.Option(
+        "--out", metavar="DIR", parser=location, show_default=False, help="Directory to write, or s3://bucket/dir."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what stands at --out.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from monoscope.cli.configs import TrainConfig
 from monoscope.cli.session import show
 from monoscope.core.io import refuse_existing
+from monoscope.core.stores.mirror import nearby
+from monoscope.core.stores.remote import Location
 from monoscope.evals.suite import COLUMNS, evaluate_suite, markdown
 from monoscope.training.memory import Pass
 from monoscope.training.suite import SUITE, train_suite
 
 
-def train_and_measure(settings: TrainConfig, out: Path, *, resume: bool, force: bool, as_json: bool) -> None:
+def train_and_measure(settings: TrainConfig, out: Location, *, resume: bool, force: bool, as_json: bool) -> None:
     """Every dictionary of a suite, and the table of what each is worth on held-out text."""
     suite = settings.suite
     assert suite is not None, "the verb asks for this where a suite is configured"
@@ -25,17 +26,19 @@ def train_and_measure(settings: TrainConfig, out: Path, *, resume: bool, force: 
     runs = suite.runs(settings.recipe, settings.training, lm)
     text = settings.mixed({"": lm}, settings.training.seed)
     measured = held_out.windows(lm, context=settings.context, bos=settings.bos, tokens=suite.held_out_tokens)
-    train_suite(
-        runs,
-        lambda sites: settings.reading().source({"": lm}, text, sites),
-        lm,
-        out,
-        memory=suite.memory,
-        resume=resume,
-        force=force,
-        announce=_announce,
-    )
-    table = evaluate_suite(out, list(runs), lm, measured, batch=settings.windows_per_batch, skip=settings.skip)
+    with nearby(out, resume=resume, force=force) as directory:
+        train_suite(
+            runs,
+            lambda sites: settings.reading().source({"": lm}, text, sites),
+            lm,
+            directory,
+            memory=suite.memory,
+            resume=resume,
+            force=force,
+            announce=_announce,
+        )
+        batch = settings.windows_per_batch
+        table = evaluate_suite(directory, list(runs), lm, measured, batch=batch, skip=settings.skip)
     if as_json:
         show({"dictionaries": {str(out / name): row for name, row in table.items()}}, as_json=True)
     else:

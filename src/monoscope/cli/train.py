@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from monoscope.cli.session import ConfigFile, Force, Json, Out, Overrides, Resume, session, show
+from monoscope.core.stores.remote import Location
 
 
 def train(
@@ -22,6 +22,7 @@ def train(
     """
     with session(as_json=as_json):
         from monoscope import training
+        from monoscope.cli import memory
         from monoscope.cli.configs import TrainConfig
         from monoscope.core.io import LOCK, refuse_existing
         from monoscope.core.ranks import is_restarted
@@ -37,6 +38,7 @@ def train(
         if not resume:
             refuse_existing(out, force=force)
         source, lm = settings.open()
+        memory.check(settings, lambda s: memory.of_training(s, lm, source), memory.TRAIN, as_json=as_json)
         training.train(
             [run.recipe for run in runs.values()],
             source,
@@ -52,7 +54,7 @@ def train(
         show({"dictionaries": {str(out / name): summary(out / name) for name in runs}}, as_json=as_json)
 
 
-def summary(directory: Path) -> dict[str, Any]:
+def summary(directory: Location) -> dict[str, Any]:
     """How a finished run ended: the last row of its log, and how many steps were left out, where any were."""
     from monoscope.training.log import METRICS, read_log
 

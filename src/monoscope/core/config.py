@@ -18,6 +18,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from monoscope.core.errors import ConfigError, nearest
+from monoscope.core.stores.remote import Location, location
 
 
 class Config(BaseModel):
@@ -97,10 +98,10 @@ class Config(BaseModel):
         return tomli_w.dumps(self.to_dict())
 
 
-def read_toml(path: Path | str) -> dict[str, Any]:
+def read_toml(path: Location | str) -> dict[str, Any]:
     """Plain table of a TOML file."""
     try:
-        return parse_toml(Path(path).read_text(encoding="utf-8"), path)
+        return parse_toml(location(path).read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         raise ConfigError(f"no configuration file at {path}") from None
     except UnicodeDecodeError as error:
@@ -109,7 +110,7 @@ def read_toml(path: Path | str) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
 
 
-def parse_toml(text: str, where: Path | str) -> dict[str, Any]:
+def parse_toml(text: str, where: Location | str) -> dict[str, Any]:
     """Plain table of a TOML text; ``where`` is what errors call it."""
     try:
         return tomllib.loads(text)

@@ -6,6 +6,7 @@
         ├── SiteError             a place the model does not have
         ├── ModelError            a path or identifier that is not a model
         ├── DataError             text or activations that are missing or broken
+        │   ├── CorruptError      a file that is not what was written
         │   └── NotFinite         activations, or a loss, that are NaN or infinite
         ├── MismatchError         two things that do not belong together
         ├── HubError              what the Hugging Face hub does not have, or does not give
@@ -43,6 +44,10 @@ class ModelError(UserError):
 
 class DataError(UserError):
     """Text or activations that cannot be used."""
+
+
+class CorruptError(DataError):
+    """A file that is missing, cut short, or changed since it was written."""
 
 
 class NotFinite(DataError):

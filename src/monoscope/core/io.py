@@ -12,12 +12,14 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from monoscope.core.errors import DataError, OutputError
+from monoscope.core.stores.remote import CLAIM, Location, Remote, send
 
 if TYPE_CHECKING:
     from monoscope.core.tensors import fingerprint_tensors as fingerprint_tensors
@@ -73,13 +75,16 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Location, text: str) -> None:
     """Write a text file atomically."""
+    if isinstance(path, Remote):
+        path.write_bytes(text.encode())
+        return
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Location, value: Any) -> None:
     """Write a JSON file atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
@@ -111,12 +116,19 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def output_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
+def output_directory(path: Location, *, force: bool = False) -> Iterator[Path]:
     """A temporary sibling directory that becomes ``path`` when the block ends without an error.
 
     Raises OutputError if ``path`` exists and is not an empty directory, unless ``force``; what stood there is removed
-    only once its replacement is complete. What killed processes had begun to write there is removed.
+    only once its replacement is complete. What killed processes had begun to write there is removed. At the URL of a
+    store, which renames nothing, the files that say what the directory is go first and come last.
     """
+    if isinstance(path, Remote):
+        refuse_existing(path, force=force)
+        with tempfile.TemporaryDirectory(prefix="monoscope-") as nearby:
+            yield Path(nearby)
+            send(Path(nearby), path)
+        return
     path = Path(path).resolve()
     refuse_existing(path, force=force)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -183,12 +195,16 @@ def _exchange(one: Path, other: Path) -> None:
         os.replace(aside, one)
 
 
-def refuse_existing(path: Path, *, force: bool = False) -> None:
+def refuse_existing(path: Location, *, force: bool = False) -> None:
     """Raises OutputError if something already stands at ``path``, unless ``force``, or another process writes there.
 
     An empty directory is nothing, nor is what a killed process had begun to write there.
     The current directory, and those above it, are refused even with ``force``.
     """
+    if isinstance(path, Remote):
+        if not force and any(name != CLAIM for name in path.sizes()):
+            raise OutputError(f"{path} exists; choose another place, or replace it with --force")
+        return
     if Path.cwd().is_relative_to(path.resolve()):
         raise OutputError(f"{path} is where this command runs; name a directory of its own")
     if not path.exists():
@@ -207,9 +223,11 @@ def is_partial(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".partial")
 
 
-def remove(path: Path) -> None:
+def remove(path: Location) -> None:
     """Remove a file or a directory tree."""
-    if path.is_dir() and not path.is_symlink():
+    if isinstance(path, Remote):
+        path.remove()
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -282,7 +300,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_manifest(directory: Path, schema: str, version: int, body: Mapping[str, Any]) -> None:
+def write_manifest(directory: Location, schema: str, version: int, body: Mapping[str, Any]) -> None:
     """Write a directory's ``manifest.json``: schema and version, the library's version, the body. Write it last."""
     from monoscope import __version__
 
@@ -290,9 +308,9 @@ def write_manifest(directory: Path, schema: str, version: int, body: Mapping[str
     write_json(directory / MANIFEST, head | dict(body))
 
 
-def read_manifest(directory: Path, schema: str, version: int) -> dict[str, Any]:
+def read_manifest(directory: Location, schema: str, version: int) -> dict[str, Any]:
     """A directory's manifest. Raises DataError if it is missing, of another schema, or from a newer version."""
-    path = Path(directory) / MANIFEST
+    path = directory / MANIFEST
     if not path.is_file():
         raise DataError(f"{directory} holds no {MANIFEST}: not a complete {schema} directory")
     try:

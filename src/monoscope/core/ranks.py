@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 
 from monoscope.core.errors import ConfigError
+from monoscope.core.progress import progress
+
+POLL = 0.2
+"""Seconds between two looks at what the other processes have finished."""
 
 
 def is_restarted() -> bool:
@@ -27,3 +33,16 @@ def rank_and_ranks() -> tuple[int, int]:
             f"the environment says this is process RANK={rank} of WORLD_SIZE={ranks}; start with torchrun"
         )
     return number, of
+
+
+def wait_for(ranks: int, is_complete: Callable[[int], bool]) -> None:
+    """Wait until the parts of all processes are complete."""
+    waiting = {number for number in range(ranks) if not is_complete(number)}
+    if not waiting:
+        return
+    with progress("wait for the other processes", len(waiting), "parts") as bar:
+        while waiting:
+            done = {number for number in waiting if is_complete(number)}
+            bar.advance(len(done))
+            waiting -= done
+            time.sleep(POLL if waiting else 0)

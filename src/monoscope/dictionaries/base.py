@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -23,6 +22,7 @@ from monoscope.core.errors import ConfigError, MismatchError
 from monoscope.core.io import fingerprint_tensors
 from monoscope.core.notebook import described
 from monoscope.core.site import Site
+from monoscope.core.stores.remote import Location, location
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.step import Step
 
@@ -248,11 +248,11 @@ class Dictionary(nn.Module, ABC):
         """SHA-256 of the weights."""
         return fingerprint_tensors(self.state_dict())
 
-    def save(self, path: Path | str, *, force: bool = False) -> None:
+    def save(self, path: Location | str, *, force: bool = False) -> None:
         """Write ``config.toml`` and ``weights.safetensors``, frozen. See ``dictionaries.saved``."""
         from monoscope.dictionaries.saved import save
 
-        save(self, Path(path), force=force)
+        save(self, location(path), force=force)
 
 
 def stacked(values: Mapping[Site, Tensor], sites: tuple[Site, ...]) -> Float[Tensor, "*batch d"]:

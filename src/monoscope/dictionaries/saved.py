@@ -21,6 +21,7 @@ from monoscope.core.config import read_toml
 from monoscope.core.errors import ConfigError, DataError
 from monoscope.core.io import output_directory, read_tensors, write_tensors, write_text
 from monoscope.core.site import Site
+from monoscope.core.stores.remote import Location, Remote, fetched, location
 from monoscope.dictionaries.base import Dictionary, Wiring
 from monoscope.dictionaries.function import ActivationFunction
 
@@ -29,7 +30,7 @@ SCHEMA, VERSION = "monoscope.dictionary", 1
 FILES = (CONFIG, WEIGHTS)
 
 
-def save(dictionary: Dictionary, path: Path, *, force: bool = False) -> None:
+def save(dictionary: Dictionary, path: Location, *, force: bool = False) -> None:
     """Write a dictionary as a new directory. Raises OutputError if something stands there, unless ``force``."""
     with output_directory(path, force=force) as partial:
         write_files(dictionary, partial)
@@ -57,9 +58,12 @@ def write_files(dictionary: Dictionary, directory: Path) -> None:
     write_text(directory / CONFIG, tomli_w.dumps(table))
 
 
-def load(path: Path | str) -> Dictionary:
+def load(path: Location | str) -> Dictionary:
     """The dictionary of a directory, ready for inference. Raises DataError or ConfigError for anything incomplete."""
-    path = Path(path)
+    path = location(path)
+    if isinstance(path, Remote):
+        with fetched(path, FILES) as nearby:
+            return load(nearby)
     if not path.is_dir():
         raise DataError(f"no dictionary at {path}: a directory with {CONFIG} and {WEIGHTS} is expected")
     missing = [name for name in FILES if not (path / name).is_file()]

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from monoscope.core.errors import MismatchError
+from monoscope.core.errors import ConfigError, MismatchError
 from monoscope.core.io import fingerprint, refuse_existing
 from monoscope.core.progress import progress
+from monoscope.core.stores.claims import claimed
+from monoscope.core.stores.remote import Location, Remote, location, send
 from monoscope.dictionaries import Dictionary
 from monoscope.features.bundle import FeatureBundle
 from monoscope.features.collectors.coactivation import coactivation
@@ -37,7 +40,7 @@ from monoscope.models import LanguageModel
 def analyze(
     dictionary: Dictionary,
     source: ActivationSource,
-    out: Path | str,
+    out: Location | str,
     *,
     lm: LanguageModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -48,6 +51,7 @@ def analyze(
 ) -> FeatureBundle:
     """Describe every feature of a dictionary by one pass over a source of whole sequences; write and open the bundle.
 
+    out: a directory, or the URL of one, where the bundle is sent once it is whole
     lm: the model, for promoted and suppressed tokens and for its tokenizer; without it, logit effects are left out
     tokenizer: gives tokens their text where there is no model; without either, tokens are their numbers
     stats: measurements to record in the manifest: fvu, ce_recovered (l0 and dead_share are measured here)
@@ -58,8 +62,16 @@ def analyze(
     Raises OutputError if ``out`` exists, unless ``force``; MismatchError for a source that lacks the dictionary's sites
     or yields tokens out of their sequences; DataError for activations that are not finite.
     """
-    out = Path(out)
+    out = location(out)
     refuse_existing(out, force=force)
+    if isinstance(out, Remote):
+        if ranks > 1:
+            raise ConfigError(f"{out}: several processes write to a directory they share; send it on afterwards")
+        with claimed(out), TemporaryDirectory(prefix="monoscope-") as place:
+            nearby, told = Path(place) / "bundle", {"tokenizer": tokenizer, "config": config, "stats": stats}
+            analyze(dictionary, source, nearby, lm=lm, **told)
+            send(nearby, out)
+        return FeatureBundle.open(out)
     with _survey(dictionary, source, out, 0, ranks, config, force=force) as (survey, parts):
         if ranks > 1:
             parts.wait()

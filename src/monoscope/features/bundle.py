@@ -6,8 +6,9 @@ in memory for the next of its neighbors; its tokens come from a memory-mapped fi
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from monoscope.core.errors import DataError, UserError
 from monoscope.core.io import MANIFEST, read_manifest, sha256_file
+from monoscope.core.stores.remote import Location, Remote, fetched, location
 from monoscope.features.records import Context, Explanation, Feature, Histogram, Interval, Neighbor, Token
 from monoscope.features.schema import (
     CONTEXTS,
@@ -54,9 +56,17 @@ class FeatureBundle:
         self._metadata = lru_cache(None)(self._read_metadata)  # of many row groups, and slow to parse
 
     @classmethod
-    def open(cls, path: Path | str) -> FeatureBundle:
-        """The bundle of a directory. Raises DataError, naming the file, for one that is not whole."""
-        path = Path(path)
+    def open(cls, path: Location | str) -> FeatureBundle:
+        """The bundle of a directory. Raises DataError, naming the file, for one that is not whole.
+
+        At the URL of a store, the bundle is copied to this machine, for as long as it is open.
+        """
+        path = location(path)
+        if isinstance(path, Remote):
+            copy = ExitStack()
+            bundle = cls.open(copy.enter_context(fetched(path)))
+            weakref.finalize(bundle, copy.close)
+            return bundle
         if not path.is_dir():
             raise DataError(f"no feature bundle at {path}: a directory with {MANIFEST} is expected")
         manifest = read_manifest(path, SCHEMA, VERSION)

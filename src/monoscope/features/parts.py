@@ -7,7 +7,6 @@ JOB stands for dictionary, source and settings, so that what another job left th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +14,8 @@ from typing import Any
 
 from monoscope.core.errors import OutputError
 from monoscope.core.io import fingerprint, owned, remove
-from monoscope.core.progress import progress
+from monoscope.core.ranks import wait_for
 from monoscope.features.survey import is_complete
-
-POLL = 0.2
-"""Seconds between two looks at what the other processes have finished."""
 
 
 class Parts:
@@ -50,15 +46,7 @@ class Parts:
 
     def wait(self) -> None:
         """Wait until every part is complete."""
-        waiting = {number for number in range(self.of) if not is_complete(self.path(number))}
-        if not waiting:
-            return
-        with progress("wait for the other processes", len(waiting), "parts") as bar:
-            while waiting:
-                done = {number for number in waiting if is_complete(self.path(number))}
-                bar.advance(len(done))
-                waiting -= done
-                time.sleep(POLL if waiting else 0)
+        wait_for(self.of, lambda number: is_complete(self.path(number)))
 
     def remove(self) -> None:
         """Remove what is of no use once the bundle is there."""

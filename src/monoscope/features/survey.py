@@ -29,6 +29,7 @@ from monoscope.features.corpus import Corpus
 from monoscope.features.firings import Firings
 from monoscope.features.settings import Analysis
 from monoscope.harvest import ActivationSource
+from monoscope.harvest.source import summed
 
 SAVE_EVERY = 300.0
 """Seconds between two savings."""
@@ -110,7 +111,7 @@ class Survey:
         self.corpus.absorb(other.corpus)
         known = [first for first in (self.skip_first, other.skip_first) if first is not None]
         self.skip_first = min(known, default=None)
-        self.excluded = _summed(self.excluded, other.excluded)
+        self.excluded = summed(self.excluded, other.excluded)
 
     def save(self, path: Path, position: Mapping[str, Any] | None = None) -> None:
         """Write the survey as one file: whole, or as far as a source's ``position``."""
@@ -148,10 +149,3 @@ def check_read(survey: Survey) -> None:
     """Raises DataError for a survey that saw nothing."""
     if not survey.activity.n_tokens:
         raise DataError("there is nothing to analyze: the source has no tokens that count")
-
-
-def _summed(a: Any, b: Any) -> Any:
-    """Counts by reason, also by source and reason, of two parts together."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return {key: _summed(a.get(key, 0), b.get(key, 0)) for key in {**a, **b}}
-    return a + b if isinstance(a, int) and isinstance(b, int) else a or b

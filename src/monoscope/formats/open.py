@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from monoscope.core.errors import ConfigError, DataError, nearest
+from monoscope.core.stores.remote import Remote, is_url
 from monoscope.dictionaries import Dictionary
 from monoscope.dictionaries import load as load_native
 from monoscope.dictionaries.saved import CONFIG
@@ -145,7 +146,11 @@ def folder_of(ref: str | Path) -> Folder:
         from monoscope.formats.hub import open_hub
 
         return open_hub(str(ref))
-    path = Path(ref)
+    if is_url(ref):
+        from monoscope.formats.remote import RemoteFolder
+
+        return RemoteFolder(Remote(str(ref)))
+    path = Path(str(ref))
     if path.exists():
         return LocalFolder(path)
     near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -176,6 +181,6 @@ def load(
     choices: Mapping[str, str] | None = None,
 ) -> Dictionary:
     """A dictionary, whoever wrote it, ready for inference: a path, and whatever else ``open`` takes."""
-    if format in (None, Native.name) and not choices and (Path(ref) / CONFIG).is_file():
+    if format in (None, Native.name) and not choices and not is_url(ref) and (Path(ref) / CONFIG).is_file():
         return load_native(ref).to(dtype)
     return open(ref, format, **(choices or {})).dictionary(dtype)

@@ -25,7 +25,7 @@ from monoscope.harvest.text import (
 )
 from monoscope.harvest.together import together
 from monoscope.harvest.world import Companions, Tree, World
-from monoscope.harvest.writer import harvest
+from monoscope.harvest.writer import harvest, harvest_part
 
 __all__ = [
     "ActivationSource",
@@ -44,6 +44,7 @@ __all__ = [
     "World",
     "from_array",
     "harvest",
+    "harvest_part",
     "live",
     "repeat",
     "sequences",

@@ -76,6 +76,10 @@ class Shuffled(ActivationSource):
         self._forget()
         self._pass, self._box, self._emitted = state["pass"], state["box"], state["emitted"]
 
+    def part(self, number: int, of: int) -> Shuffled:
+        """One of several parts of the source, shuffled by itself."""
+        return Shuffled(self.source.part(number, of), self.tokens, self.seed, self.batch_tokens)
+
     def _forget(self) -> None:
         """Stand before the first box of a pass."""
         self._box, self._emitted = -1, 0

@@ -57,6 +57,8 @@ class ActivationSource(ABC):
     def part(self, number: int, of: int) -> ActivationSource:
         """One of several consecutive parts, for one of several processes: the parts hold the same batches as the whole.
 
+        Of a shuffled source they hold the same tokens, each part shuffled by itself.
+
         Raises MismatchError for a source that cannot be cut, or has fewer batches than there are parts.
         """
         raise MismatchError(f"activations of kind {self.info.get('kind')!r} are read by one process, not by {of}")
@@ -98,6 +100,13 @@ def check_few_not_finite(n_left_out: int, n_read: int) -> None:
             f"{n_left_out:,} of {n_read:,} tokens were NaN or infinite and left out, which are too many; load the "
             "model in float32 or bfloat16, or find where they come from"
         )
+
+
+def summed(a: Any, b: Any) -> Any:
+    """Counts by reason, also by source and reason, of two parts together."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return {key: summed(a.get(key, 0), b.get(key, 0)) for key in sorted({**a, **b})}
+    return a + b if isinstance(a, int) and isinstance(b, int) else a or b
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -1,79 +1,89 @@
 """Activations on disk: safetensors shards, and a manifest that says what they are.
 
-    path/manifest.json              schema monoscope.activations: source, sites, dtype, every shard's rows and SHA-256
+    path/manifest.json              schema monoscope.activations: source, sites, dtype, every shard's rows and checksum
     path/shard-00000.safetensors    rows of each tensor of the batches: activations/SITE, tokens, mask, positions, ...
 
-A row is a window where the source yields windows, and a token where it yields tokens. While it is written the store
-is ``path.partial`` and holds whole shards and ``progress.json``, which says where to go on; it becomes ``path`` when
-it is complete.
+A row is a window where the source yields windows, and a token where it yields tokens. Rows stand in the order of the
+source; where several processes harvested, the first one's part comes first, so that the order is that of one process.
+While it is written the store is ``path.partial`` and holds whole shards and ``progress.json``, which says where to go
+on; it becomes ``path`` when it is complete.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from monoscope.core.batch import ActivationBatch
-from monoscope.core.errors import DataError
-from monoscope.core.io import fingerprint, read_manifest, sha256_file
+from monoscope.core.errors import CorruptError, DataError, MismatchError
+from monoscope.core.io import MANIFEST, fingerprint, read_manifest
 from monoscope.core.site import Site
+from monoscope.core.stores.remote import Location, Remote, location, sizes
+from monoscope.harvest.copies import Copies
+from monoscope.harvest.shards import NAME, Shard, check_size, open_shard
 from monoscope.harvest.source import ActivationSource, check_same, dtype_name, first_not_finite, part_rows
+
+log = logging.getLogger("monoscope.harvest")
 
 SCHEMA, VERSION = "monoscope.activations", 1
 FIELDS = ("tokens", "mask", "positions", "documents")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DtypeName = Literal["fp32", "bf16", "fp16"]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of a store."""
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
+OnCorrupt = Literal["stop", "skip"]
 
 
 class ActivationStore(ActivationSource):
     """Activations that ``harvest`` wrote, read lazily: the same batches as the source they came from.
 
-    Opening checks that every shard is there, whole in size and laid out as the manifest says; the first read of a
-    shard checks its SHA-256. Raises DataError naming the shard, and for NaN or infinity its row.
+    Opening checks that every shard is there and whole in size; the first read of a shard checks its checksum. Raises
+    CorruptError naming the shard, and for NaN or infinity in a whole one DataError with its row.
 
-    path: directory of the store
+    path: directory of the store, or its URL, as s3://bucket/acts: shards are then fetched one ahead of the reading
     rows_per_batch: windows (or tokens, where rows are tokens) in a batch; by default those of the original batches
     dtype: of the activations handed out, whatever they are stored in
+    on_corrupt: "skip" leaves corrupt shards out: one warning for each, ``skipped`` names them,
+        ``info["excluded"]["corrupt"]`` counts their tokens, and positions carry them, so that a resumed reading leaves
+        out the same
     """
 
     def __init__(
-        self, path: Path | str, *, rows_per_batch: int | None = None, dtype: torch.dtype = torch.float32
+        self,
+        path: Location | str,
+        *,
+        rows_per_batch: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        on_corrupt: OnCorrupt = "stop",
     ) -> None:
         assert rows_per_batch is None or rows_per_batch >= 1, f"a batch holds at least one row, found {rows_per_batch}"
-        self.path, self.dtype = Path(path), dtype
+        self.path, self.dtype, self.on_corrupt = location(path), dtype, on_corrupt
         self.manifest = _read_manifest(self.path)
         self.fingerprint: str = self.manifest["fingerprint"]
         self.rows_per_batch: int = rows_per_batch or self.manifest["rows_per_batch"]
-        self.shards = [Shard(**shard) for shard in self.manifest["shards"]]
+        self.shards = [Shard.of(shard) for shard in self.manifest["shards"]]
         self.widths = {Site.parse(name): width for name, width in self.manifest["sites"].items()}
         self.sites = tuple(self.widths)
         self.n_tokens = self.manifest["n_tokens"]
         self._ends = list(accumulate(shard.rows for shard in self.shards))
         self._verified: set[str] = set()
+        self._corrupt: dict[str, None] = {}
         self._open: tuple[str, Any] | None = None
+        self._copies: Copies | None = None
         self._rows_read = slice(0, self._ends[-1])
         self._row = 0
+        found = sizes(self.path)
         for shard in self.shards:
-            self._check_layout(shard)
+            try:
+                check_size(self.path, shard, found)
+            except CorruptError as error:
+                self._leave_out(shard, error)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -81,26 +91,39 @@ class ActivationStore(ActivationSource):
         dtype = dtype_name(DTYPES[self.manifest["dtype"]])
         stored = {"kind": "store", "dtype": dtype, "fingerprint": self.fingerprint}
         is_whole = self._rows_read == slice(0, self._ends[-1])  # what was left out of a part is not on record
-        return {**self.manifest["source"], **stored, **({"excluded": self.manifest["excluded"]} if is_whole else {})}
+        excluded = {**(self.manifest["excluded"] if is_whole else {}), **self._left_out()}
+        return {**self.manifest["source"], **stored, **({"excluded": excluded} if is_whole or excluded else {})}
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of the shards that were found corrupt and are left out."""
+        return tuple(self._corrupt)
 
     def __iter__(self) -> Iterator[ActivationBatch]:
-        """Batches of ``rows_per_batch`` rows; the last of a pass may be smaller."""
+        """Batches of ``rows_per_batch`` rows; the last of a pass, and before a shard left out, may be smaller."""
         while self._row < self._rows_read.stop:
-            end = min(self._row + self.rows_per_batch, self._rows_read.stop)
-            batch = self._read(self._row, end)
-            self._row = end
-            yield batch
+            first, pieces = self._row, []
+            self._row = self._read(first, min(first + self.rows_per_batch, self._rows_read.stop), pieces)
+            if pieces:
+                yield self._batch(first, pieces)
         self._row = self._rows_read.start
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of the next row."""
+        """The number of the next row, and which shards are left out."""
         rows = [self._rows_read.start, self._rows_read.stop]
-        return {"fingerprint": self.fingerprint, "rows": rows, "row": self._row}
+        corrupt = {"corrupt": list(self._corrupt)} if self._corrupt else {}
+        return {"fingerprint": self.fingerprint, "rows": rows, "row": self._row, **corrupt}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Move to a position."""
         check_same(state, fingerprint=self.fingerprint, rows=[self._rows_read.start, self._rows_read.stop])
-        self._row = state["row"]
+        left_out = dict.fromkeys(state.get("corrupt", ()))
+        if left_out and self.on_corrupt == "stop":
+            raise MismatchError(
+                f"{self.path} was read without its corrupt shards ({', '.join(left_out)}) up to here; go on with "
+                'on_corrupt = "skip"'
+            )
+        self._row, self._corrupt = state["row"], self._corrupt | left_out
 
     def part(self, number: int, of: int) -> ActivationStore:
         """One of several consecutive parts; how many of its tokens count is not known before reading."""
@@ -109,11 +132,14 @@ class ActivationStore(ActivationSource):
         part = copy.copy(self)
         part._rows_read = slice(rows.start + own.start, rows.start + own.stop)
         part._row = part.first_row = part._rows_read.start
-        part.n_tokens, part._verified, part._open = None, set(), None
+        part.n_tokens, part._open, part._copies = None, None, None
+        part._verified, part._corrupt = set(), dict(self._corrupt)
         return part
 
-    def _read(self, first: int, end: int) -> ActivationBatch:
-        tensors = self._rows(first, end)
+    def _batch(self, first: int, pieces: list[dict[str, Tensor]]) -> ActivationBatch:
+        tensors = pieces[0]
+        if len(pieces) > 1:
+            tensors = {name: torch.cat([piece[name] for piece in pieces]) for name in tensors}
         fields = {name: tensors.get(name) for name in FIELDS}
         activations = {site: tensors[f"activations/{site}"].to(self.dtype) for site in self.sites}
         for site, x in activations.items():
@@ -123,17 +149,17 @@ class ActivationStore(ActivationSource):
                 raise DataError(f"{self.path / shard.file}, {place}: activations at {site} are NaN or infinite")
         return ActivationBatch(activations, **fields)
 
-    def _rows(self, first: int, end: int) -> dict[str, Tensor]:
-        pieces: list[dict[str, Tensor]] = []
+    def _read(self, first: int, end: int, pieces: list[dict[str, Tensor]]) -> int:
+        """Read rows into ``pieces``, up to a shard that is left out; the row that comes next."""
         while first < end:
             shard, row = self._locate(first)
-            n = min(end - first, shard.rows - row)
             file = self._file(shard)
+            if file is None:
+                return first if pieces else min(first + shard.rows - row, self._rows_read.stop)
+            n = min(end - first, shard.rows - row)
             pieces.append({name: file.get_slice(name)[row : row + n] for name in self.manifest["tensors"]})
             first += n
-        if len(pieces) == 1:
-            return pieces[0]
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        return first
 
     def _locate(self, row: int) -> tuple[Shard, int]:
         """The shard that holds a row of the store, and the row's number there."""
@@ -141,42 +167,57 @@ class ActivationStore(ActivationSource):
         return self.shards[number], row - self._ends[number] + self.shards[number].rows
 
     def _file(self, shard: Shard) -> Any:
-        path = self.path / shard.file
-        if shard.file not in self._verified:
-            if sha256_file(path) != shard.sha256:
-                raise DataError(f"{path} was changed after it was written: its SHA-256 differs; harvest again")
-            self._verified.add(shard.file)
+        """The shard's file, None where it is left out."""
+        if shard.file in self._corrupt:
+            return None
         if self._open is None or self._open[0] != shard.file:
-            self._open = (shard.file, safe_open(path, framework="pt"))
+            place = self.path / shard.file
+            try:
+                path = place if isinstance(place, Path) else self._copy(shard)
+                verify = isinstance(place, Remote) or shard.file not in self._verified
+                file = open_shard(path, shard, self.manifest["tensors"], verify=verify, place=place)
+            except CorruptError as error:
+                self._leave_out(shard, error)
+                return None
+            self._verified.add(shard.file)
+            self._open = (shard.file, file)
         return self._open[1]
 
-    def _check_layout(self, shard: Shard) -> None:
-        check_size(self.path, shard)
-        path = self.path / shard.file
-        try:
-            with safe_open(path, framework="pt") as file:
-                found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise DataError(f"{path} is not a safetensors file ({error}); harvest again") from None
-        expected = {name: [shard.rows, *shape] for name, shape in self.manifest["tensors"].items()}
-        if found != expected:
-            raise DataError(f"{path} holds {found}, and the manifest says {expected}; harvest again")
+    def _copy(self, shard: Shard) -> Path:
+        """A copy of a shard of a store elsewhere, on this machine; the shard behind it is sent for meanwhile."""
+        assert isinstance(self.path, Remote), "what is here needs no copy"
+        self._copies = self._copies or Copies(self.path)
+        after = self._ends[self.shards.index(shard)]
+        return self._copies.of(shard, self._locate(after)[0] if after < self._rows_read.stop else None)
+
+    def _leave_out(self, shard: Shard, error: CorruptError) -> None:
+        """Note a corrupt shard, or raise its error."""
+        if self.on_corrupt == "stop":
+            raise CorruptError(f'{error}, or leave it out with on_corrupt = "skip"') from None
+        self._corrupt[shard.file] = None
+        if len(self._corrupt) == len(self.shards):
+            raise CorruptError(f"{self.path} holds not one whole shard; harvest again")
+        log.warning("%s; its %s rows are left out", error, f"{shard.rows:,}")
+
+    def _left_out(self) -> dict[str, int]:
+        """Tokens of the part that is read which corrupt shards hold, where there are such; about, where it cuts one."""
+        tokens = 0
+        for shard, end in zip(self.shards, self._ends, strict=True):
+            if shard.file in self._corrupt:
+                rows = max(0, min(end, self._rows_read.stop) - max(end - shard.rows, self._rows_read.start))
+                of_shard = shard.tokens or self.manifest["n_tokens"] * shard.rows // self._ends[-1]
+                tokens += of_shard * rows // shard.rows
+        return {"corrupt": tokens} if self._corrupt else {}
 
 
-def check_size(directory: Path, shard: Shard) -> None:
-    """Raises DataError unless a shard's file is there and has the size it was written with."""
-    path = directory / shard.file
-    if not path.is_file():
-        raise DataError(f"{path} is missing; harvest again")
-    if (size := path.stat().st_size) != shard.bytes:
-        raise DataError(f"{path} is not whole: {size:,} of {shard.bytes:,} bytes; harvest again")
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.exists():
+def _read_manifest(path: Location) -> dict[str, Any]:
+    if isinstance(path, Path) and not path.exists():
         partial = path.with_name(f"{path.name}.partial")
         hint = f"; {partial} is an unfinished harvest" if partial.exists() else ""
         raise DataError(f"no activation store at {path}{hint}")
+    if isinstance(path, Remote) and not (path / MANIFEST).is_file():
+        is_begun = any(NAME.fullmatch(name) for name in path.sizes())
+        raise DataError(f"no activation store at {path}{'; it is an unfinished harvest' if is_begun else ''}")
     manifest = read_manifest(path, SCHEMA, VERSION)
     head = ("schema", "schema_version", "generator", "fingerprint")
     body = {key: value for key, value in manifest.items() if key not in head}

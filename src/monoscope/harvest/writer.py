@@ -1,4 +1,7 @@
-"""Writing a source's activations to disk, so that an interruption at any moment loses at most one shard."""
+"""Writing a source's activations to a store, so that an interruption at any moment loses at most one shard.
+
+Several processes each write a part, and the first, once all are whole, writes the manifest that makes them one store.
+"""
 
 from __future__ import annotations
 
@@ -16,75 +19,118 @@ from monoscope.core.errors import DataError, MismatchError
 from monoscope.core.io import (
     LOCK,
     fingerprint,
-    owned,
-    refuse_existing,
     remove,
     replace_directory,
-    sha256_file,
     write_json,
     write_manifest,
     write_tensors,
 )
 from monoscope.core.progress import progress
+from monoscope.core.ranks import wait_for
+from monoscope.core.stores.claims import Claim, held
+from monoscope.core.stores.remote import Location, location, sizes, staged
+from monoscope.harvest.parts import JOURNAL, LOCKS, clear, directory_of, in_the_making, joined, journal_of, refuse
+from monoscope.harvest.shards import Shard, check_size, checksum
 from monoscope.harvest.source import ActivationSource, first_not_finite
-from monoscope.harvest.store import DTYPES, FIELDS, SCHEMA, VERSION, ActivationStore, DtypeName, Shard, check_size
-
-JOURNAL = "progress.json"
+from monoscope.harvest.store import DTYPES, FIELDS, SCHEMA, VERSION, ActivationStore, DtypeName
 
 
 def harvest(
     source: ActivationSource,
-    path: Path | str,
+    path: Location | str,
     *,
     dtype: DtypeName = "fp32",
     shard_tokens: int = 2**17,
+    ranks: int = 1,
     force: bool = False,
 ) -> ActivationStore:
     """Write one pass of a source to ``path``, in shards of about ``shard_tokens`` tokens, padding included.
+
+    path: a directory, or the URL of one, as s3://bucket/acts
+    ranks: processes that each write a part: this is the first, which waits for the others; see ``harvest_part``
 
     Interrupted at any moment, it goes on after the last whole shard when called again with the same source and
     settings. Raises OutputError for a place that cannot be written or, without ``force``, holds something already;
     MismatchError for a partial store of something else; DataError for activations that ``dtype`` cannot hold.
     """
+    path = location(path)
+    refuse(path, force=force)
+    partial = in_the_making(path)
+    _write_part(source, partial, 0, ranks, dtype, shard_tokens, force=force)
+    wait_for(ranks, lambda number: "excluded" in journal_of(partial, number, ranks))
+    with held(partial):
+        body = joined(partial, ranks)
+        write_manifest(partial, SCHEMA, VERSION, body | {"fingerprint": fingerprint(body)})
+        if isinstance(path, Path) and isinstance(partial, Path):
+            replace_directory(partial, path)
+            remove(path / LOCK)
+        for number in range(ranks):
+            remove(directory_of(path, number, ranks) / JOURNAL)
+            remove(directory_of(path, number, ranks) / LOCK)
+    return ActivationStore(path)
+
+
+def harvest_part(
+    source: ActivationSource,
+    path: Location | str,
+    rank: int,
+    ranks: int,
+    *,
+    dtype: DtypeName = "fp32",
+    shard_tokens: int = 2**17,
+    force: bool = False,
+) -> None:
+    """Write the part of process ``rank`` of a harvest by several, and leave it for the first of them, which joins them.
+
+    ``source`` is the whole; each process reads another of its parts. Interrupted, it goes on as ``harvest`` does.
+    """
+    assert 0 < rank < ranks, f"the first process calls harvest; the others are 1 to {ranks - 1}, found {rank}"
+    path = location(path)
+    refuse(path, force=force)
+    _write_part(source, in_the_making(path), rank, ranks, dtype, shard_tokens, force=force)
+
+
+def _write_part(
+    source: ActivationSource, partial: Location, rank: int, ranks: int, dtype: str, shard_tokens: int, *, force: bool
+) -> None:
     assert shard_tokens >= 1, f"a shard holds at least one token, found {shard_tokens}"
-    path = Path(path)
-    refuse_existing(path, force=force)
-    partial = path.with_name(f"{path.name}.partial")
     job = {
         "source": {key: value for key, value in source.info.items() if key != "excluded"},
         "sites": {str(site): source.widths[site] for site in source.sites},
         "dtype": dtype,
         "shard_tokens": shard_tokens,
     }
-    with owned(partial):
-        writer = _Writer(partial, job, dtype)
-        writer.resume(source, force=force)
-        with progress("harvest", source.n_tokens) as bar:
+    own = source if ranks == 1 else source.part(rank, ranks)
+    title = "harvest" if ranks == 1 else f"harvest part {rank + 1} of {ranks}"
+    directory = directory_of(partial, rank, ranks)
+    with held(directory) as claim:
+        if rank == 0:
+            clear(partial, ranks, force=force)
+        writer = _Writer(directory, job, dtype, claim)
+        writer.resume(own, force=force)
+        with progress(title, own.n_tokens) as bar:
             bar.advance(writer.tokens)
-            for batch in source:
+            for batch in () if writer.is_complete else own:
                 writer.add(batch)
                 bar.advance(batch.n_tokens)
                 if writer.waiting_tokens >= shard_tokens:
-                    writer.flush(source.state_dict())
-        writer.flush(source.state_dict())
-        writer.finish(source.info.get("excluded", {}))
-        replace_directory(partial, path)
-        remove(path / JOURNAL)
-        remove(path / LOCK)
-    return ActivationStore(path)
+                    writer.flush({"state": own.state_dict()})
+        if not writer.is_complete:
+            writer.flush({"excluded": own.info.get("excluded", {})})
 
 
 class _Writer:
-    """A store in the making."""
+    """A store in the making, or a part of one."""
 
-    def __init__(self, directory: Path, job: Mapping[str, Any], dtype: str) -> None:
-        self.directory, self.dtype_name, self.dtype = directory, dtype, DTYPES[dtype]
+    def __init__(self, directory: Location, job: Mapping[str, Any], dtype: str, claim: Claim | None) -> None:
+        self.directory, self.dtype_name, self.dtype, self.claim = directory, dtype, DTYPES[dtype], claim
         self.job = json.loads(json.dumps(job))
         self.shards: list[Shard] = []
         self.rows = self.tokens = 0
         self.layout: dict[str, Any] = {}
         self.waiting: list[dict[str, Tensor]] = []
         self.waiting_tokens = 0
+        self.is_complete = False
 
     def resume(self, source: ActivationSource, *, force: bool) -> None:
         """Go on where an interrupted run of the same job stopped, if there was one."""
@@ -97,18 +143,21 @@ class _Writer:
                     f"{_differences(done['job'], self.job)}; go on with its settings, or start over with --force"
                 )
             done = {}
-        kept = {LOCK} | ({JOURNAL, *(shard["file"] for shard in done["shards"])} if done else set())
-        for entry in self.directory.iterdir():
-            if entry.name not in kept:
-                remove(entry)
+        kept = {*LOCKS} | ({JOURNAL, *(shard["file"] for shard in done["shards"])} if done else set())
+        found = sizes(self.directory)
+        for name in found:
+            if name not in kept and "/" not in name:  # what stands deeper is other processes' parts
+                remove(self.directory / name)
         if not done:
             return
-        self.shards = [Shard(**shard) for shard in done["shards"]]
+        self.shards = [Shard.of(shard) for shard in done["shards"]]
         for shard in self.shards:
-            check_size(self.directory, shard)
+            check_size(self.directory, shard, found)
         self.rows = sum(shard.rows for shard in self.shards)
-        self.tokens, self.layout = done["tokens"], done["layout"]
-        source.load_state_dict(done["state"])
+        self.tokens, self.layout = sum(shard.tokens or 0 for shard in self.shards), done["layout"]
+        self.is_complete = "excluded" in done
+        if not self.is_complete:
+            source.load_state_dict(done["state"])
 
     def add(self, batch: ActivationBatch) -> None:
         """Take in a batch."""
@@ -137,39 +186,23 @@ class _Writer:
         self.rows += rows
 
     def flush(self, state: Mapping[str, Any]) -> None:
-        """Write what is waiting as one shard, and then that it is there."""
-        if not self.waiting:
-            return
-        tensors = {name: torch.cat([batch[name] for batch in self.waiting]) for name in self.waiting[0]}
-        path = self.directory / f"shard-{len(self.shards):05d}.safetensors"
-        write_tensors(path, tensors)
-        rows = self.rows - sum(shard.rows for shard in self.shards)
-        self.shards.append(Shard(path.name, rows, path.stat().st_size, sha256_file(path)))
-        self.waiting, self.waiting_tokens = [], 0
-        write_json(
-            self.directory / JOURNAL,
-            {
-                "job": self.job,
-                "state": state,
-                "shards": [asdict(shard) for shard in self.shards],
-                "tokens": self.tokens,
-                "layout": self.layout,
-            },
-        )
-
-    def finish(self, excluded: Mapping[str, int]) -> None:
-        """Write the manifest."""
+        """Write what is waiting as one shard, and then that it is there, and where to go on."""
+        if self.waiting:
+            tensors = {name: torch.cat([batch[name] for batch in self.waiting]) for name in self.waiting[0]}
+            path = self.directory / f"shard-{len(self.shards):05d}.safetensors"
+            if self.claim is not None:
+                self.claim.check()
+            with staged(path) as file:
+                write_tensors(file, tensors)
+                size, digest = file.stat().st_size, checksum(file)
+            rows = self.rows - sum(shard.rows for shard in self.shards)
+            tokens = self.tokens - sum(shard.tokens or 0 for shard in self.shards)
+            self.shards.append(Shard(path.name, rows, tokens, size, digest))
+            self.waiting, self.waiting_tokens = [], 0
         if not self.shards:
             raise DataError("the source yielded no activations, so there is nothing to store")
-        body = {
-            **self.job,
-            **self.layout,
-            "excluded": dict(excluded),
-            "n_rows": self.rows,
-            "n_tokens": self.tokens,
-            "shards": [asdict(shard) for shard in self.shards],
-        }
-        write_manifest(self.directory, SCHEMA, VERSION, body | {"fingerprint": fingerprint(body)})
+        shards = [asdict(shard) for shard in self.shards]
+        write_json(self.directory / JOURNAL, {"job": self.job, **state, "shards": shards, "layout": self.layout})
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:

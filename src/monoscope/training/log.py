@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from monoscope.core.io import sync, write_text, writing
+from monoscope.core.stores.remote import Location
 
 METRICS = "metrics.jsonl"
 
@@ -33,7 +34,7 @@ def sync_log(directory: Path) -> None:
         sync(path)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Location) -> list[dict[str, Any]]:
     """Rows of a log; a last line cut short by a kill is left out."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():

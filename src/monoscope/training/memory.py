@@ -8,10 +8,8 @@ the next. The widest step is the largest of what the dictionaries need while the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -22,7 +20,6 @@ from monoscope.training.train import RunConfig
 
 FLOAT = 4  # bytes
 PROGRAM = 600e6  # bytes of the libraries and of what they set aside
-CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
 COPIES = 2  # [batch, feature] arrays of a step: pre-activations and what terms and gradients make of them
 DENSE_COPIES = 4  # the same where every feature keeps its place
 START_COPIES = 3  # first activations: as read, joined, scaled
@@ -62,9 +59,14 @@ def need_of(run: RunConfig, widths: Mapping[Site, int]) -> Need:
 
 def pass_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site, int], model_bytes: float) -> float:
     """Bytes of a pass over the model in which these dictionaries are trained."""
-    per_token = FLOAT * sum(widths[site] for site in {site for need in needs for site in need.sites})
-    read = per_token * max(shuffle_tokens, START_COPIES * SCALE_TOKENS)
+    read = reading_bytes(needs, shuffle_tokens, widths)
     return PROGRAM + model_bytes + read + sum(need.resident for need in needs) + max(need.step for need in needs)
+
+
+def reading_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site, int]) -> float:
+    """Bytes of the activations a pass holds: to be shuffled, or at its beginning."""
+    per_token = FLOAT * sum(widths[site] for site in {site for need in needs for site in need.sites})
+    return per_token * max(shuffle_tokens, START_COPIES * SCALE_TOKENS)
 
 
 def plan(runs: Mapping[str, RunConfig], widths: Mapping[Site, int], *, model_bytes: float, memory: float) -> list[Pass]:
@@ -103,10 +105,3 @@ def _passes(
 
 def _sites(needs: Mapping[str, Need]) -> tuple[Site, ...]:
     return tuple(dict.fromkeys(site for need in needs.values() for site in need.sites))
-
-
-def machine_memory() -> float:
-    """Bytes of memory this process may use: the machine's, or less where a control group bounds it."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    bound = CONTROL_GROUP.read_text().strip() if CONTROL_GROUP.is_file() else "max"
-    return float(min(total, int(bound)) if bound.isdigit() else total)

@@ -23,13 +23,14 @@ from pydantic import Field, model_validator
 from monoscope.core.config import Config, read_toml
 from monoscope.core.errors import ConfigError
 from monoscope.core.io import is_partial, remove, write_text
+from monoscope.core.memory import available, machine_memory, resident
 from monoscope.core.site import Site
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.harvest.source import ActivationSource
 from monoscope.harvest.text import TextSource
 from monoscope.models import LanguageModel
 from monoscope.training.checkpoint import check_same_config, checkpoints, remove_checkpoints
-from monoscope.training.memory import Pass, machine_memory, plan
+from monoscope.training.memory import Pass, plan
 from monoscope.training.settings import Training
 from monoscope.training.train import CONFIG, RunConfig, TrainedWith, is_complete, open_output, source_info, train
 
@@ -75,8 +76,10 @@ class Suite(Config):
 
     @property
     def memory(self) -> float:
-        """Bytes that one pass may take."""
-        return machine_memory() / 2 if self.memory_gb is None else self.memory_gb * 1e9
+        """Bytes that one pass may take; left open, half of the machine's, or what is free where that is less."""
+        if self.memory_gb is not None:
+            return self.memory_gb * 1e9
+        return min(machine_memory() / 2, resident() + available())
 
     def runs(self, recipe: Recipe, training: Training, lm: LanguageModel) -> dict[str, RunConfig]:
         """Sites, recipe and training of every dictionary, by name.

@@ -16,6 +16,8 @@ from monoscope.core.config import Config
 from monoscope.core.errors import ConfigError, DataError, MismatchError, nearest
 from monoscope.core.io import LOCK, owned, refuse_existing, remove, write_text
 from monoscope.core.site import Site
+from monoscope.core.stores.mirror import nearby
+from monoscope.core.stores.remote import Location, location
 from monoscope.dictionaries.base import Dictionary
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.saved import FILES, load, write_files
@@ -77,7 +79,7 @@ def train(
     training: Training | Sequence[Training] | None = None,
     names: Sequence[str] | None = None,
     lm: LanguageModel | None = None,
-    out: Path | str | None = None,
+    out: Location | str | None = None,
     resume: bool = False,
     force: bool = False,
     **settings: Any,
@@ -90,7 +92,8 @@ def train(
         a list with the sites of each
     training: how; ``settings`` such as ``tokens=600_000, seed=0`` change single keys of it
     lm: the model the activations are of, for recipes with an ``end_to_end`` term or a start from the model's weights
-    out: a directory for config, weights, log and checkpoints; several recipes each get a directory inside, by name.
+    out: a directory, or the URL of one, for config, weights, log and checkpoints; several recipes each get a
+        directory inside, by name.
         With ``resume`` an interrupted run continues to the same weights, with ``force`` what stands there is replaced.
 
     Where a dictionary needs whole sequences, the pass reads whole sequences for all.
@@ -116,11 +119,12 @@ def train(
         runs=dict(zip(labels, runs, strict=True)),
         source=source_info(activations),
     )
-    directory = None if out is None else Path(out)
     with ExitStack() as stack:
-        if directory is not None:
+        directory = None
+        if out is not None:
+            directory = stack.enter_context(nearby(location(out), resume=resume, force=force))
             if resume and not any((directory / name).exists() for name in (LOCK, CONFIG, *FILES)):
-                raise DataError(f"nothing to resume: no run was begun in {directory}")
+                raise DataError(f"nothing to resume: no run was begun in {out}")
             open_output(directory, stack, resume=resume, force=force)
             if resume and all(is_complete(directory / label) for label in labels):
                 remove_checkpoints(directory)
@@ -150,7 +154,7 @@ def _source(value: SourceLike, training: Training) -> ActivationSource:
     if isinstance(value, ActivationSource):
         return value
     if isinstance(value, (str, Path)):
-        return ActivationStore(Path(value))
+        return ActivationStore(value)
     skips = training.on_nonfinite == "skip"
     return from_array(value, seed=training.seed, batch_tokens=training.batch_tokens, skip_not_finite=skips)
 

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import Call
 
 from monoscope.features import FeatureBundle
+from monoscope.harvest import ActivationStore
+
+
+def launching(processes: int, *arguments: object, restarts: int = 0) -> subprocess.Popen[str]:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes)
+    command = (sys.executable, *launcher, "--max-restarts", restarts, "-m", "monoscope", *arguments)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*map(str, command)], env=environment, text=True, **pipes)
 
 
 def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, "-m", "monoscope")
-    command = [sys.executable, *map(str, (*launcher, *arguments))]
-    return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    launched = launching(processes, *arguments)
+    out, err = launched.communicate()
+    return subprocess.CompletedProcess(launched.args, launched.returncode, out, err)
 
 
 @pytest.mark.slow
@@ -41,6 +53,52 @@ def test_two_processes_analyze_one_text(call: Call, train_config: Path, tmp_path
     ]
     assert contexts[0] == contexts[1]
     assert not (tmp_path / "shared.mono.partial").exists()
+
+
+@pytest.fixture
+def small_shards(harvest_config: Path) -> Path:
+    harvest_config.write_text(f"shard_tokens = 64\nwindows_per_batch = 2\n{harvest_config.read_text()}")
+    return harvest_config
+
+
+def stored(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and activations of a store, in its order."""
+    batches = list(ActivationStore(path))
+    (site,) = batches[0].activations
+    return torch.cat([batch.tokens for batch in batches]), torch.cat([batch.activations[site] for batch in batches])
+
+
+@pytest.mark.slow
+def test_processes_harvest_one_text_into_one_store(call: Call, small_shards: Path, tmp_path: Path) -> None:
+    assert call("harvest", small_shards, "--out", "alone").code == 0
+    expected = stored(tmp_path / "alone")
+    for processes in (2, 3):
+        done = torchrun(processes, "harvest", small_shards, "--out", f"by{processes}", "--json")
+        assert done.returncode == 0, done.stderr
+        (result,) = (json.loads(line) for line in done.stdout.splitlines())  # the first process alone speaks
+        assert result["tokens"] == ActivationStore(tmp_path / "alone").n_tokens
+        assert all(torch.equal(a, b) for a, b in zip(stored(tmp_path / f"by{processes}"), expected, strict=True))
+        assert not (tmp_path / f"by{processes}.partial").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_a_harvest_goes_on(call: Call, small_shards: Path, tmp_path: Path) -> None:
+    """Killed as a machine that fails kills, in the midst of its part, and started again by the launcher."""
+    assert call("harvest", small_shards, "--out", "alone").code == 0
+    launched = launching(2, "harvest", small_shards, "--out", "acts", "--json", restarts=1)
+    part = tmp_path / "acts.partial" / "part-00001-of-00002"
+    while not (part / "shard-00002.safetensors").exists():
+        assert launched.poll() is None, launched.communicate()
+        time.sleep(0.01)
+    kept = (part / "shard-00000.safetensors").stat().st_mtime_ns
+    os.kill(int((part / ".lock").read_text().split()[0]), signal.SIGKILL)
+    out, err = launched.communicate()
+    assert launched.returncode == 0, err
+    assert "exitcode: -9" in err
+    assert len(out.splitlines()) == 1
+    assert (tmp_path / "acts" / part.name / "shard-00000.safetensors").stat().st_mtime_ns == kept
+    pairs = zip(stored(tmp_path / "acts"), stored(tmp_path / "alone"), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize(("rank", "ranks"), [("2", "2"), ("x", "2"), ("-1", "1")])

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from tiny_text_model import TEXT, tiny_lm, tiny_tokenizer
 
 from monoscope.core.batch import ActivationBatch
-from monoscope.core.errors import DataError, MismatchError, OutputError
+from monoscope.core.errors import CorruptError, DataError, MismatchError, OutputError
 from monoscope.core.io import fingerprint, owned
 from monoscope.harvest import (
     ActivationSource,
@@ -48,6 +48,12 @@ def assert_same(a: ActivationBatch, b: ActivationBatch) -> None:
 
 def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 @pytest.fixture
@@ -155,6 +161,18 @@ def test_a_harvest_interrupted_at_the_very_end_is_finished(
             harvest(source(), tmp_path / "other", shard_tokens=64)
     harvest(source(), tmp_path / "other", shard_tokens=64)
     assert files(tmp_path / "other") == files(store.path)
+
+
+def test_a_harvest_interrupted_behind_a_last_short_shard_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = len(list(source()))
+    with monkeypatch.context() as patch:
+        patch.setattr("monoscope.harvest.writer.replace_directory", lambda *places: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            harvest(source(), tmp_path / "acts", shard_tokens=32 * (n - 1))
+    resumed = Fragile(source(), 0)
+    assert len(list(harvest(resumed, tmp_path / "acts", shard_tokens=32 * (n - 1)))) == n
 
 
 def kill_while_writing(path: Path, shards: int) -> None:
@@ -272,25 +290,60 @@ def test_a_truncated_or_missing_shard_is_named_on_opening(store: ActivationStore
         ActivationStore(store.path)
 
 
-def test_a_shard_of_another_layout_is_named_on_opening(store: ActivationStore) -> None:
-    shard = store.path / "shard-00001.safetensors"
-    data = shard.read_bytes()
-    shard.write_bytes(data.replace(b'"tokens"', b'"tokenz"'))
-    with pytest.raises(DataError, match="shard-00001.safetensors holds .*tokenz.*manifest says"):
+def replace_shard(store: ActivationStore, number: int, data: bytes) -> str:
+    """Put other bytes in the place of a shard, as if they had been harvested; the shard's name."""
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    name = manifest["shards"][number]["file"]
+    (store.path / name).write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    manifest["shards"][number] |= {"bytes": len(data), "checksum": f"sha256:{digest}"}
+    write_manifest(store, manifest)
+    return name
+
+
+def write_manifest(store: ActivationStore, manifest: dict[str, Any]) -> None:
+    head = ("schema", "schema_version", "generator", "fingerprint")
+    manifest["fingerprint"] = fingerprint({k: v for k, v in manifest.items() if k not in head})
+    (store.path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_shard_of_another_layout_is_named_when_it_is_reached(store: ActivationStore) -> None:
+    data = (store.path / store.shards[1].file).read_bytes()
+    replace_shard(store, 1, data.replace(b'"tokens"', b'"tokenz"'))
+    with pytest.raises(CorruptError, match="shard-00001.safetensors holds .*tokenz.*manifest says"):
+        list(ActivationStore(store.path))
+    replace_shard(store, 1, b"\xff" * len(data))
+    with pytest.raises(CorruptError, match="shard-00001.safetensors is not a safetensors file"):
+        list(ActivationStore(store.path))
+
+
+@pytest.mark.parametrize("name", ["../shard-00001.safetensors", "/etc/passwd", "part-1/shard-00001.safetensors"])
+def test_a_manifest_names_no_files_elsewhere(store: ActivationStore, name: str) -> None:
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    manifest["shards"][1]["file"] = name
+    write_manifest(store, manifest)
+    with pytest.raises(DataError, match="names a shard that cannot be"):
         ActivationStore(store.path)
-    shard.write_bytes(b"\xff" * len(data))
-    with pytest.raises(DataError, match="shard-00001.safetensors is not a safetensors file"):
-        ActivationStore(store.path)
+
+
+def test_stores_with_sha256_alone_are_read_and_checked(store: ActivationStore) -> None:
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        del shard["checksum"], shard["tokens"]
+        shard["sha256"] = hashlib.sha256((store.path / shard["file"]).read_bytes()).hexdigest()
+    write_manifest(store, manifest)
+    for a, b in zip(source(), ActivationStore(store.path), strict=True):
+        assert_same(a, b)
+    flip_a_bit(store.path / store.shards[2].file)
+    with pytest.raises(CorruptError, match="shard-00002.safetensors was changed"):
+        list(ActivationStore(store.path))
 
 
 def test_a_tampered_shard_is_named_when_it_is_reached(store: ActivationStore) -> None:
-    shard = store.path / "shard-00001.safetensors"
-    data = bytearray(shard.read_bytes())
-    data[-1] ^= 1
-    shard.write_bytes(data)
+    flip_a_bit(store.path / "shard-00001.safetensors")
     batches = iter(ActivationStore(store.path))
     next(batches), next(batches)
-    with pytest.raises(DataError, match="shard-00001.safetensors was changed after it was written"):
+    with pytest.raises(CorruptError, match="shard-00001.safetensors was changed after it was written"):
         next(batches)
 
 
@@ -303,20 +356,13 @@ def test_a_tampered_manifest_is_an_error(store: ActivationStore) -> None:
 
 
 def test_nan_in_a_shard_is_named_by_row_and_position(store: ActivationStore) -> None:
-    manifest = json.loads((store.path / "manifest.json").read_text())
-    name = manifest["shards"][1]["file"]
-    tensors = safetensors.torch.load_file(store.path / name)
+    tensors = safetensors.torch.load_file(store.path / store.shards[1].file)
     tensors["activations/1.mlp_out"][2, 0] = float("nan")  # BOS does not count
     position = int(tensors["mask"][3].nonzero()[-1])
     tensors["activations/1.mlp_out"][3, position, 1] = float("nan")
-    safetensors.torch.save_file(tensors, store.path / name)
-    head = ("schema", "schema_version", "generator", "fingerprint")
-    data = (store.path / name).read_bytes()
-    manifest["shards"][1] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest["fingerprint"] = fingerprint({k: v for k, v in manifest.items() if k not in head})
-    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    name = replace_shard(store, 1, safetensors.torch.save(tensors))
     with pytest.raises(DataError, match=f"{name}, row 3, position {position}: activations at 1.mlp_out are"):
-        list(ActivationStore(store.path))
+        list(ActivationStore(store.path, on_corrupt="skip"))
 
 
 def test_what_is_not_a_store_is_an_error(tmp_path: Path) -> None:

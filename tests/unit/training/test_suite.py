@@ -17,7 +17,7 @@ from monoscope.core.site import Site
 from monoscope.dictionaries import Recipe, load
 from monoscope.harvest import TokenWindows, live
 from monoscope.training import RunConfig, Training
-from monoscope.training.memory import CONTROL_GROUP, Pass, machine_memory, need_of
+from monoscope.training.memory import Pass, need_of
 from monoscope.training.suite import SUITE, Suite, plan_of, train_suite
 
 RECIPE = Recipe.from_dict({"wiring": {"kind": "autoencoder", "n_features": 1}, "function": {"kind": "topk", "k": 3}})
@@ -119,15 +119,6 @@ def test_predicted_memory_counts_weights_optimizer_and_dense_activations() -> No
     assert need(2000, "sign").resident - need(1000, "sign").resident == pytest.approx(3 * weights, rel=0.01)
     dense = {"function": {"kind": "relu"}, "terms": {"r": {"kind": "squared_error"}, "s": {"kind": "l1"}}}
     assert need(1000, "adam", **dense).step > need(1000, "adam").step > 0
-
-
-def test_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    total = machine_memory()
-    assert total > GB / 10
-    (tmp_path / "memory.max").write_text("123456789\n")
-    monkeypatch.setattr("monoscope.training.memory.CONTROL_GROUP", tmp_path / "memory.max")
-    assert machine_memory() == 123456789
-    assert CONTROL_GROUP.name == "memory.max"
 
 
 class Killed(BaseException):

@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from monoscope.core.io import (
     write_manifest,
     write_tensors,
 )
+from monoscope.core.stores.remote import Location, Remote, fetched, location
 from monoscope.harvest.text.encode import Bos, fingerprint_tokenizer, read_sequences, read_stream, special_ids
 
 SCHEMA, VERSION = "monoscope.tokens", 1
@@ -183,19 +183,23 @@ class TokenWindows:
         longest = int(used[-1]) + 1 if len(used) else 0
         return replace(self, tokens=self.tokens[:, :longest], mask=self.mask[:, :longest])
 
-    def save(self, path: Path | str, *, force: bool = False) -> None:
+    def save(self, path: Location | str, *, force: bool = False) -> None:
         """Write a directory of ``tokens.safetensors`` and a manifest. Raises OutputError if one is there already."""
-        with output_directory(Path(path), force=force) as partial:
+        with output_directory(location(path), force=force) as partial:
             tensors = {"tokens": self.tokens, "mask": self.mask, "documents": self.documents}
             write_tensors(partial / "tokens.safetensors", tensors)
             body = {"windows": len(self), "tokens": self.n_tokens, "fingerprint": self.fingerprint, "info": self.info}
             write_manifest(partial, SCHEMA, VERSION, body)
 
     @classmethod
-    def load(cls, path: Path | str) -> TokenWindows:
+    def load(cls, path: Location | str) -> TokenWindows:
         """Windows that ``save`` wrote. Raises DataError if they are not whole or not what was written."""
-        manifest = read_manifest(Path(path), SCHEMA, VERSION)
-        windows = cls(**read_tensors(Path(path) / "tokens.safetensors"), info=manifest["info"])
+        path = location(path)
+        if isinstance(path, Remote):
+            with fetched(path) as nearby:
+                return cls.load(nearby)
+        manifest = read_manifest(path, SCHEMA, VERSION)
+        windows = cls(**read_tensors(path / "tokens.safetensors"), info=manifest["info"])
         if windows.fingerprint != manifest["fingerprint"]:
             raise DataError(f"{path} was changed after it was written; tokenize the text again")
         return windows

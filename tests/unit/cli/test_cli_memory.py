@@ -1,0 +1,59 @@
+"""Runs that would not fit into memory are refused before they begin, with what would help."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from command_line import Call
+
+
+def test_what_a_run_takes_is_said_before_it_starts(call: Call, train_config: Path, harvest_config: Path) -> None:
+    for verb, config in (("train", train_config), ("harvest", harvest_config)):
+        done = call(verb, config, "--out", f"{verb}ed")
+        assert done.code == 0, done.err
+        assert re.search(r"^memory: about \d\.\d\d GB of \d+\.\d\d GB$", done.err, re.MULTILINE)
+    events = [json.loads(line) for line in call("train", train_config, "--out", "again", "--json").err.splitlines()]
+    assert 1e8 < events[0]["memory"]["predicted"] < events[0]["memory"]["room"]
+
+
+def test_a_training_that_does_not_fit_is_refused_with_advice(call: Call, train_config: Path, tmp_path: Path) -> None:
+    large = ("--set", "recipe.wiring.n_features=2000000", "--set", "memory_gb=2")
+    refused = call("train", train_config, "--out", "sae", *large)
+    assert refused.code == 2
+    assert not (tmp_path / "sae").exists()
+    advised = re.search(r"lower recipe.wiring.n_features to ([\d,]+);", refused.err)
+    assert advised, refused.err
+    fits = int(advised[1].replace(",", ""))
+    assert 10_000 < fits < 2_000_000
+    assert "memory_gb is 2" in refused.err
+    allowed = re.search(r"memory_gb = ([\d.]+) goes on as it is", refused.err)
+    assert allowed
+    assert float(allowed[1]) > 2
+
+
+@pytest.mark.parametrize("key", ["training.shuffle_tokens=30000000", "training.batch_tokens=20000000"])
+def test_advice_names_what_is_large(call: Call, train_config: Path, key: str) -> None:
+    more = ("--set", "training.tokens=100000000", "--set", "memory_gb=2")
+    refused = call("train", train_config, "--out", "sae", "--set", key, *more)
+    assert refused.code == 2
+    assert f"lower {key.partition('=')[0]} to " in refused.err
+
+
+def test_a_harvest_that_does_not_fit_is_refused_with_advice(call: Call, harvest_config: Path, tmp_path: Path) -> None:
+    refused = call(
+        "harvest", harvest_config, "--out", "acts", "--set", "shard_tokens=100000000", "--set", "memory_gb=2"
+    )
+    assert refused.code == 2
+    assert re.search(r"lower shard_tokens to [\d,]+;", refused.err)
+    assert not list(tmp_path.glob("acts*"))
+
+
+def test_the_bound_may_be_lifted(call: Call, train_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monoscope.cli.memory.available", lambda: 1e6)
+    refused = call("train", train_config, "--out", "sae")
+    assert refused.code == 2
+    assert "are free" in refused.err
+    assert call("train", train_config, "--out", "sae", "--set", "memory_gb=1000").code == 0
