@@ -33,6 +33,7 @@ from torch import Tensor
 from monoscope.core.attention import AttentionWeights
 from monoscope.core.config import Config
 from monoscope.core.errors import ConfigError
+from monoscope.dictionaries.normalize import BLOCK
 
 if TYPE_CHECKING:
     from monoscope.dictionaries.autoencoder import Autoencoder
@@ -114,7 +115,7 @@ def initialize_autoencoder_(
     mean = x.new_zeros(x.shape[1]) if is_sae else x.mean(0)
     if is_sae or config.directions == "model":
         scale = config.encoder_scale
-        centered = dataclasses.replace(sample, x=sample.x - mean)
+        centered = dataclasses.replace(sample, x=sample.x[:SEARCH_TOKENS] - mean)
         dictionary.W_enc.mul_(best_encoder_scale(dictionary, centered) if scale == "search" else scale)
     dictionary.b_enc.copy_(-mean @ dictionary.W_enc)
     calibrate(dictionary, sample.x)
@@ -208,9 +209,9 @@ def geometric_median(points: Float[Tensor, "n d"], *, tolerance: float = 1e-5, m
     """
     median = points.mean(0)
     for _ in range(most):
-        distance = (points - median).norm(dim=1)
+        distance = torch.cat([(some - median).norm(dim=1) for some in points.split(BLOCK)])
         weight = 1 / distance.clamp_min(1e-8)
-        moved = (weight[:, None] * points).sum(0) / weight.sum()
+        moved = weight @ points / weight.sum()
         step = (moved - median).norm()
         median = moved
         if step <= tolerance * distance.mean():

@@ -18,6 +18,8 @@ from torch import Tensor
 from monoscope.core.errors import DataError
 from monoscope.core.site import Site
 
+BLOCK = 4096  # tokens that are looked at together
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -29,7 +31,7 @@ class Scale:
 
 def estimate_scale(x: Float[Tensor, "n d"], site: Site) -> Scale:
     """Dataset-wise scale of a sample of activations. Raises DataError where they are all zero."""
-    norms = x.double().norm(dim=1)
+    norms = torch.cat([some.double().norm(dim=1) for some in x.split(BLOCK)])
     mean = norms.mean().item()
     if mean <= 0:
         raise DataError(f"all {len(x):,} sampled activations at {site} are zero; there is nothing to learn from them")

@@ -12,7 +12,7 @@ from monoscope.core.errors import DataError
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary, stacked
 from monoscope.dictionaries.initialize import Sample
-from monoscope.dictionaries.normalize import Scale, estimate_scales
+from monoscope.dictionaries.normalize import BLOCK, Scale, estimate_scales
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.harvest import repeat, sequences, shuffle, take
 from monoscope.harvest.source import ActivationSource
@@ -74,7 +74,7 @@ class Beginning:
     def _finite(self, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The first activations at some sites, without tokens that are NaN or infinite: the loop deals with those."""
         first = {site: self.activations[site] for site in dict.fromkeys(sites)}
-        finite = torch.stack([torch.isfinite(x).all(-1) for x in first.values()]).all(0)
+        finite = torch.stack([_rows_are_finite(x) for x in first.values()]).all(0)
         return first if finite.all() else {site: x[finite] for site, x in first.items()}
 
     def _sample(
@@ -108,3 +108,7 @@ class Beginning:
             return repeat(self.source)
         read = take(repeat(self.source), settings.steps * settings.batch_tokens)
         return shuffle(read, settings.shuffle_tokens, settings.seed, batch_tokens=settings.batch_tokens)
+
+
+def _rows_are_finite(x: Tensor) -> Tensor:
+    return torch.cat([some.isfinite().all(-1) for some in x.split(BLOCK)])  # at once, it would take as much room again
