@@ -1,6 +1,7 @@
 """The one place that knows layouts, kernels and devices."""
 
 from monoscope.ops.api import adam_rows_, decode, encode, encode_above, encode_layers, kth_largest, pursue
+from monoscope.ops.blocks import fastest_dtype
 from monoscope.ops.jump import fires_above, jump
 from monoscope.ops.mixture import mixture
 from monoscope.ops.selection import (
@@ -26,6 +27,7 @@ __all__ = [
     "encode",
     "encode_above",
     "encode_layers",
+    "fastest_dtype",
     "fires_above",
     "jump",
     "kth_largest",

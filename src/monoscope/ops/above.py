@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from monoscope.core.acts import Acts, Window
-from monoscope.ops.blocks import Blocks
+from monoscope.ops.blocks import Blocks, in_bf16
 from monoscope.ops.cpu import Attach, gathered_dot, nonzero, pad
 from monoscope.ops.native import kernels
 
@@ -37,7 +37,7 @@ def encode_above(
     with torch.no_grad():
         z = x if center is None else x - center
         rows = W_enc.T.contiguous()
-        dtype = torch.bfloat16 if dtype == torch.int8 else dtype  # as in cpu.encode
+        dtype = in_bf16(dtype, x.dtype)
         blocks = Blocks(z, rows, b_enc, norm, dtype)
         held = _held(blocks, threshold.to(dtype), bandwidth)
         if held is None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from monoscope.ops.native import kernels
+
 BLOCK_BYTES = 2**23  # of pre-activations
 PACKED_ROWS = 512  # with fewer, packing the weights for oneDNN costs more than it saves
 
@@ -40,6 +42,31 @@ class Blocks:
             return lambda z: mkldnn._linear_pointwise(z, weight, self.b_enc, "none", [], "")
         buffer = torch.empty(self.size, self.n_features, dtype=self.z.dtype)
         return lambda z: torch.addmm(self.b_enc, z, self.rows.T, out=buffer[: len(z)])
+
+
+def fastest_dtype() -> torch.dtype | None:
+    """The precision in which this machine selects features fastest: int8, bf16, or None, that of the activations."""
+    native = kernels()
+    if native is not None and native.multiplies_int8 and not has_instructions("amx_tile"):
+        return torch.int8
+    return torch.bfloat16 if multiplies_bf16() else None
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for products in bf16, which it may otherwise only imitate."""
+    return has_instructions("avx512_bf16") or has_instructions("amx_tile")
+
+
+def has_instructions(name: str) -> bool:
+    """Whether the processor has an extension, as far as this torch knows."""
+    return bool(getattr(torch.cpu, f"_is_{name}_supported", bool)())
+
+
+def in_bf16(dtype: torch.dtype, exact: torch.dtype) -> torch.dtype:
+    """int8 as it is understood where there is no such path: bf16 if the processor has it, else the exact precision."""
+    if dtype != torch.int8:
+        return dtype
+    return torch.bfloat16 if multiplies_bf16() else exact
 
 
 def has_packed(dtype: torch.dtype) -> bool:

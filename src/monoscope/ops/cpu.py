@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from monoscope.ops.blocks import Blocks
+from monoscope.ops.blocks import Blocks, in_bf16
 from monoscope.ops.largest import kth_largest, largest_per_row
 from monoscope.ops.native import kernels
 from monoscope.ops.reference import chosen
@@ -46,7 +46,7 @@ def encode(
     """``reference.encode`` as values and indices [n, k], rows padded with zeros where their numbers differ.
 
     A ``dtype`` narrower than the input's selects in that precision; what was selected is then computed exactly. With
-    int8 that is for TopK on processors that multiply 8-bit numbers, and bf16 for the rest.
+    int8 that is for TopK on processors that multiply 8-bit numbers; the rest is then as in bf16, where there is that.
     """
     with torch.no_grad():
         z = x if center is None else x - center
@@ -60,7 +60,7 @@ def encode(
         ):
             values, indices = native.encode_topk(z, rows, b_enc, norm, selection.k)
         else:
-            values, indices = _encode(z, rows, b_enc, selection, norm, torch.bfloat16 if dtype == torch.int8 else dtype)
+            values, indices = _encode(z, rows, b_enc, selection, norm, in_bf16(dtype, x.dtype))
     return Attach.apply(x, W_enc, b_enc, center, z, values, indices), indices
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from monoscope.ops.blocks import Blocks
+from monoscope.ops.blocks import Blocks, in_bf16
 from monoscope.ops.cpu import Attach, at_least, encode, gathered_dot, pad, per_token, present
 from monoscope.ops.largest import kth_largest
 from monoscope.ops.selection import AboveThreshold, EachLayer, Selection, TopKPerBatch, TopKPerToken
@@ -28,7 +28,7 @@ def encode_layers(
     dtype: torch.dtype,
 ) -> list[tuple[Tensor, Tensor]]:
     """``reference.encode_layers`` as values and indices of each layer, which counts its features from 0."""
-    dtype = torch.bfloat16 if dtype == torch.int8 else dtype
+    dtype = in_bf16(dtype, x.dtype)
     each = x.unbind(1)
     norms = [None] * len(each) if norm is None else norm.chunk(len(each))
     match selection:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monoscope import ops
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import NotFinite
 from monoscope.core.site import Site
@@ -36,7 +37,7 @@ class Run(ABC):
     ) -> None:
         self.name, self.recipe, self.settings, self.scales = name, recipe, settings, dict(scales)
         self.dictionary = dictionary.train()
-        self.dictionary.encode_dtype = NARROW.get(settings.encode_dtype)
+        self.dictionary.encode_dtype = _narrow(settings.encode_dtype)
         self.health = Health(dictionary.n_features, settings.dead_after_tokens)
         self.n_skipped = 0
 
@@ -112,6 +113,10 @@ class Run(ABC):
         done = self.dictionary.frozen()
         done.fold_(self.scale_in, self.scale_out)
         return done
+
+
+def _narrow(name: str) -> torch.dtype | None:
+    return ops.fastest_dtype() if name == "auto" else NARROW.get(name)
 
 
 def _check_finite(batch: ActivationBatch, sites: Iterable[Site]) -> None:

@@ -27,8 +27,9 @@ class Training(Config):
         default=None,
         description="silence after which a feature is dead; None: a fiftieth of the run, at most 10M tokens",
     )
-    encode_dtype: Literal["fp32", "bf16", "int8"] = Field(
-        default="fp32", description="precision that selects features; their values are exact in any"
+    encode_dtype: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        default="auto",
+        description="precision that selects features; their values are exact in any. auto: the fastest of the machine",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         default="stop", description="NaN or infinity in activations or a loss: stop, or leave the step out and count it"
