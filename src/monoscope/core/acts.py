@@ -14,11 +14,12 @@ from torch import Tensor
 class Window:
     """What learned thresholds need of scores near them, which the sparse layout then holds with value 0.
 
-    counts: ``[*batch]`` how many leading slots of a row are entries; near: ``[F]`` how many lie near a threshold
+    near: ``[F]`` how many lie near a threshold; counts: ``[*batch]`` how many leading slots of a row are entries, None
+    in the dense layout
     """
 
-    counts: Int[Tensor, "*batch"]
     near: Int[Tensor, " F"]
+    counts: Int[Tensor, "*batch"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,9 @@ class Acts:
     def shaped(self, batch: Sequence[int]) -> Acts:
         """The same activations, their tokens in another shape."""
         indices = None if self.indices is None else self.indices.view(*batch, -1)
-        window = None if self.window is None else replace(self.window, counts=self.window.counts.view(*batch))
+        window = self.window
+        if window is not None and window.counts is not None:
+            window = replace(window, counts=window.counts.view(*batch))
         return replace(self, values=self.values.view(*batch, -1), indices=indices, window=window)
 
     def detach(self) -> Acts:

@@ -85,9 +85,9 @@ def encode_above(
     flat, n_features = x.reshape(-1, x.shape[-1]), W_enc.shape[1]
     threshold = threshold if isinstance(threshold, Tensor) else b_enc.new_full((n_features,), threshold)
     if _backend(flat, W_enc, b_enc, threshold, center, norm) is cpu:
-        acts = above.encode_above(flat, W_enc, b_enc, threshold, bandwidth, center, norm, dtype or x.dtype)
-        if acts is not None:
-            return acts.shaped(x.shape[:-1])
+        given = (flat, W_enc, b_enc, threshold, bandwidth, center, norm)
+        acts = above.encode_above(*given, dtype or x.dtype) or above.encode_dense(*given)
+        return acts.shaped(x.shape[:-1])
     dense = reference.encode_above(flat, W_enc, b_enc, threshold, bandwidth, center=center, norm=norm)
     return Acts(dense.view(*x.shape[:-1], n_features), n_features)
 
@@ -118,13 +118,17 @@ def encode_layers(
 def decode(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]:
     """Sum of decoder rows, weighted by activations: ``out = sum_f acts[f] W_dec[f]``."""
     if acts.indices is None:
-        return acts.values @ W_dec
+        if _backend(acts.values, W_dec) is not cpu:
+            return acts.values @ W_dec
+        out = above.DenseDecode.apply(acts.values.reshape(-1, acts.n_features), W_dec.contiguous())
+        return out.view(*acts.values.shape[:-1], W_dec.shape[1])
     if acts.values.shape[-1] == 0:  # a dictionary that has no features yet
         return acts.values.new_zeros(*acts.values.shape[:-1], W_dec.shape[1])
     values, indices = (t.reshape(-1, t.shape[-1]).contiguous() for t in (acts.values, acts.indices))
     backend = _backend(values, W_dec)
     if backend is cpu:
-        counts = None if acts.window is None else acts.window.counts.flatten()
+        counts = acts.window.counts if acts.window is not None else None
+        counts = None if counts is None else counts.flatten()
         out = cpu.SparseDecode.apply(values, indices, W_dec.contiguous(), counts)
     else:
         out = (backend or reference).sparse_decode(values, indices, W_dec)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError
 from monoscope.core.interrupts import interruptible
@@ -24,6 +26,7 @@ def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: di
     ``checkpoint_every`` seconds and when interrupted. Raises KeyboardInterrupt when asked to stop, once the checkpoint
     is written, and NotFinite for activations or a loss that are NaN or infinite, unless few such are to be left out.
     """
+    _keep_freed_memory()
     settings = runs[0].settings
     logs = [Log(_directory(out, run), after_step=start) for run in runs]
     clock, logged = time.monotonic(), (time.monotonic(), start)
@@ -70,6 +73,13 @@ def checkpoint(out: Path, runs: Sequence[Run], source: ActivationSource, step: i
         "config": config,
     }
     save_checkpoint(out, step, state)
+
+
+def _keep_freed_memory() -> None:
+    # glibc asks the system for large blocks and gives them back, a page fault for each 4 kB of every step, until a
+    # larger one was freed (at most 32 MB); from then on it keeps blocks of that size. Other allocators do not mind.
+    block = torch.empty(31 * 2**20, dtype=torch.uint8)
+    del block
 
 
 def _directory(out: Path | None, run: Run) -> Path | None:

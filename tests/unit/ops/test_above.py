@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from monoscope.core.site import Site
 from monoscope.dictionaries import Recipe
 from monoscope.dictionaries.initialize import Sample
 from monoscope.dictionaries.step import Step
-from monoscope.ops import blocks, reference
+from monoscope.ops import above, blocks, reference
 
 pytestmark = pytest.mark.usefixtures("cpu_path")
 
@@ -36,12 +38,16 @@ def _problem(threshold: float) -> dict[str, torch.Tensor]:
     return {name: leaf.requires_grad_() for name, leaf in leaves.items()} | {"norm": draw(F).abs() + 0.5}
 
 
+@pytest.mark.parametrize("held", [1.0, 0.0], ids=["sparse", "dense"])
+@pytest.mark.parametrize("firing", [1.0, 0.0], ids=["few", "many"])
 @pytest.mark.parametrize("block_bytes", [2**23, 68 * F], ids=["one block", "blocks"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize("bandwidth", [0.0, 2.0], ids=["fixed", "learned"])
-def test_few_entries_are_held_sparsely_with_the_references_gradients(
-    bandwidth: float, scaled: bool, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+def test_either_layout_has_the_references_gradients(
+    bandwidth: float, scaled: bool, block_bytes: int, firing: float, held: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(above, "MOST_HELD", held)
+    monkeypatch.setattr(above, "MOST_FIRING", firing)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
     results = []
     for fast in (True, False):
@@ -50,11 +56,12 @@ def test_few_entries_are_held_sparsely_with_the_references_gradients(
         given = (p["x"], p["W_enc"], p["b_enc"], p["threshold"], bandwidth)
         if fast:
             acts = ops.encode_above(*given, center=p["center"], norm=norm)
-            assert acts.is_sparse
+            assert acts.is_sparse == bool(held)
         else:
             acts = Acts(reference.encode_above(*given, center=p["center"], norm=norm), F)
         assert acts.fired().any()
-        ((ops.decode(acts, p["W_dec"]) - p["x"].detach()).pow(2).sum() + acts.values.tanh().sum()).backward()
+        recon = ops.decode(acts, p["W_dec"]) if fast else acts.values @ p["W_dec"]
+        ((recon - p["x"].detach()).pow(2).sum() + acts.values.tanh().sum()).backward()
         results.append((acts.dense().detach(), [p[name].grad for name in LEAVES]))
     (fast_acts, fast_grads), (true_acts, true_grads) = results
     torch.testing.assert_close(fast_acts, true_acts)
@@ -84,6 +91,16 @@ def test_narrow_scores_decide_and_values_are_exact() -> None:
     torch.testing.assert_close(acts.dense()[fires], (p["x"] @ p["W_enc"] + p["b_enc"])[fires], rtol=1e-5, atol=1e-5)
 
 
+def _dense_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain autograd through every product over all features."""
+
+    def encode(*given: Any, dtype: object = None, **more: Any) -> Acts:
+        return Acts(reference.encode_above(*given, **more), F)
+
+    monkeypatch.setattr(ops, "encode_above", encode)
+    monkeypatch.setattr(ops, "decode", lambda acts, W_dec: acts.values @ W_dec)
+
+
 def _step(function: dict[str, object], terms: dict[str, object]) -> tuple[Step, dict[str, torch.Tensor]]:
     site = Site(0, "resid_post")
     recipe = Recipe.from_dict(
@@ -101,6 +118,7 @@ def _step(function: dict[str, object], terms: dict[str, object]) -> tuple[Step, 
     return step, grads
 
 
+@pytest.mark.parametrize("held", [1.0, 0.0], ids=["sparse", "dense"])
 @pytest.mark.parametrize(
     ("function", "sparsity"),
     [
@@ -113,13 +131,14 @@ def _step(function: dict[str, object], terms: dict[str, object]) -> tuple[Step, 
     ids=["l0", "target_l0", "tanh", "relu", "relu, tanh_quad"],
 )
 def test_a_training_step_has_the_gradients_of_the_dense_one(
-    function: dict[str, object], sparsity: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    function: dict[str, object], sparsity: dict[str, object], held: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(above, "MOST_HELD", held)
     terms: dict[str, object] = {"reconstruction": {"kind": "squared_error"}, "sparsity": sparsity}
     sparse, fast = _step(function, terms)
-    assert sparse.acts.is_sparse
+    assert sparse.acts.is_sparse == bool(held)
     assert sparse.acts.fired().sum() > 20
-    monkeypatch.setattr("monoscope.ops.above.MOST_HELD", 0.0)
+    _dense_everywhere(monkeypatch)
     dense, true = _step(function, terms)
     assert not dense.acts.is_sparse
     torch.testing.assert_close(sparse.acts.dense(), dense.acts.dense())
