@@ -20,6 +20,7 @@ from monoscope.harvest import (
     SkipPolicy,
     TokenWindows,
     World,
+    ahead,
     from_array,
     harvest,
     live,
@@ -102,6 +103,9 @@ SOURCES: dict[str, Callable[[Path], ActivationSource]] = {
     "taken": lambda store: take(repeat(rows(seed=1)), 120),
     "taken, shuffled": lambda store: shuffle(take(repeat(ActivationStore(store)), 300), 50, batch_tokens=16),
     "endless world, shuffled": lambda store: shuffle(world(None), 64, batch_tokens=16),
+    "read ahead": lambda store: ahead(reading(skip=SkipPolicy(norm=1.2)), "cpu"),
+    "store, shuffled, read ahead": lambda store: ahead(shuffle(ActivationStore(store), 30, batch_tokens=7), "cpu", 5),
+    "repeated without end, read ahead": lambda store: ahead(repeat(rows(seed=0)), "cpu", 1),
 }
 
 
@@ -111,6 +115,7 @@ ENDLESS = {
     "repeated, shuffled",
     "sequences, repeated",
     "endless world, shuffled",
+    "repeated without end, read ahead",
 }
 
 

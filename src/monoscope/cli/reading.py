@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-import torch
 from pydantic import Field, model_validator
 
 from monoscope.core.config import Config
+from monoscope.core.device import usable
 from monoscope.core.errors import ConfigError, nearest
 from monoscope.core.site import Site
 from monoscope.demo import MODEL
@@ -76,7 +76,7 @@ class Reading(Config):
     def _load(self, shown: str, path_or_id: str, revision: str | None) -> LanguageModel:
         lm = LanguageModel.from_pretrained(
             MODEL if path_or_id == BUNDLED else path_or_id,
-            device=_device(self.device),
+            device=usable(self.device),
             dtype=DTYPES[self.dtype],
             trust_remote_code=self.trust_remote_code,
             revision=revision,
@@ -120,13 +120,3 @@ class Reading(Config):
             if any(site.model == label for site in wanted)
         }
         return together(sources) if self.models else sources[""]
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return name

@@ -143,6 +143,11 @@ class Dictionary(nn.Module, ABC):
             rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
         self.activation.project_()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter(self.state_dict().values())).device
+
     def config_dict(self) -> dict[str, Any]:
         """The wiring and function that rebuild this dictionary, as a recipe's plain table."""
         return {"wiring": self.config.to_dict(), "function": self.activation.config.to_dict()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class Step:
     target: ``[*tokens, (site,) d_out]``, None where a transcoder was given none; acts; recon: ``[*tokens, (site,)
     d_out]``; all three of the tokens that count
     is_dead: ``[F]`` features that have not fired for long, where a trainer keeps count
+    most_dead: no fewer than those, where to count them would wait for a device
     downstream: what the model makes of a reconstruction, where the recipe asks
     """
 
@@ -41,11 +43,21 @@ class Step:
     recon: Float[Tensor, "*tokens d_out"]
     mask: Bool[Tensor, "*batch"] | None = None
     is_dead: Bool[Tensor, " F"] | None = None
+    most_dead: int | None = None
     downstream: Downstream | None = None
 
     def counted(self, values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*tokens n"]:
         """The values of tokens that count."""
         return values if self.mask is None else values[self.mask]
+
+    @property
+    def dead(self) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"] | None]:
+        """Dead features by number, and which of these are dead indeed; None where all are."""
+        assert self.is_dead is not None, "nobody keeps count of dead features"
+        if self.most_dead is None:
+            return self.is_dead.nonzero().squeeze(1), None
+        dead = torch.nonzero_static(self.is_dead, size=self.most_dead, fill_value=0).squeeze(1)
+        return dead, torch.arange(self.most_dead, device=dead.device) < self.is_dead.sum()
 
     @property
     def n_tokens(self) -> int:

@@ -7,6 +7,7 @@ store = harvest(live(lm, windows, ["2.resid_post"]), "activations")
 
 from __future__ import annotations
 
+from monoscope.harvest.ahead import ahead
 from monoscope.harvest.array import from_array
 from monoscope.harvest.live import SkipPolicy, live
 from monoscope.harvest.sequences import sequences
@@ -42,6 +43,7 @@ __all__ = [
     "TokenWindows",
     "Tree",
     "World",
+    "ahead",
     "from_array",
     "harvest",
     "harvest_part",

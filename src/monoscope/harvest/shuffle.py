@@ -169,8 +169,10 @@ class _Pool:
 
     def take(self, slots: Tensor) -> ActivationBatch:
         """The tokens in some slots, which become free."""
-        activations = {site: x.index_select(0, slots.to(x.device)) for site, x in self.activations.items()}
-        ids = {name: x.index_select(0, slots.to(x.device)) for name, x in self.ids.items()}
+        activations = {
+            site: x.index_select(0, slots.to(x.device, non_blocking=True)) for site, x in self.activations.items()
+        }
+        ids = {name: x.index_select(0, slots.to(x.device, non_blocking=True)) for name, x in self.ids.items()}
         self.free = torch.cat([self.free, slots])
         return ActivationBatch(activations, **ids)
 
@@ -182,7 +184,8 @@ class _Pool:
 
 
 def _copy(source: Tensor, rows: Tensor, target: Tensor, slots: Tensor) -> None:
-    target.index_copy_(0, slots.to(target.device), source.index_select(0, rows.to(source.device)))
+    own = rows.to(source.device, non_blocking=True)
+    target.index_copy_(0, slots.to(target.device, non_blocking=True), source.index_select(0, own))
 
 
 def _concatenate(parts: Sequence[ActivationBatch]) -> ActivationBatch:

@@ -1,6 +1,15 @@
 """The one place that knows layouts, kernels and devices."""
 
-from monoscope.ops.api import adam_rows_, decode, encode, encode_above, encode_layers, kth_largest, pursue
+from monoscope.ops.api import (
+    adam_rows_,
+    decode,
+    encode,
+    encode_above,
+    encode_layers,
+    kth_largest,
+    moves_only_finite,
+    pursue,
+)
 from monoscope.ops.blocks import fastest_dtype
 from monoscope.ops.jump import fires_above, jump
 from monoscope.ops.mixture import mixture
@@ -32,5 +41,6 @@ __all__ = [
     "jump",
     "kth_largest",
     "mixture",
+    "moves_only_finite",
     "pursue",
 ]

@@ -163,6 +163,11 @@ def adam_rows_(
     )  # fmt: skip
 
 
+def moves_only_finite(x: Float[Tensor, "*any"]) -> bool:
+    """Whether ``adam_rows_`` moves nothing where its scale is NaN, for weights like x: nobody has to look first."""
+    return x.device.type == GPU and _backend(x) is not None
+
+
 def pursue(
     x: Float[Tensor, "*batch d"],
     rows: Float[Tensor, "F d"],

@@ -44,8 +44,10 @@ class Blocks:
         return lambda z: torch.addmm(self.b_enc, z, self.rows.T, out=buffer[: len(z)])
 
 
-def fastest_dtype() -> torch.dtype | None:
-    """The precision in which this machine selects features fastest: int8, bf16, or None, that of the activations."""
+def fastest_dtype(device: torch.device) -> torch.dtype | None:
+    """The precision in which a device selects features fastest: int8, bf16, or None, that of the activations."""
+    if device.type != "cpu":
+        return torch.bfloat16
     native = kernels()
     if native is not None and native.multiplies_int8 and not has_instructions("amx_tile"):
         return torch.int8

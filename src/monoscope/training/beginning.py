@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from monoscope.core.batch import ActivationBatch
+from monoscope.core.device import usable
 from monoscope.core.errors import DataError
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary, stacked
 from monoscope.dictionaries.initialize import Sample
 from monoscope.dictionaries.normalize import BLOCK, Scale, estimate_scales
 from monoscope.dictionaries.recipe import Recipe
-from monoscope.harvest import repeat, sequences, shuffle, take
+from monoscope.harvest import ahead, repeat, sequences, shuffle, take
 from monoscope.harvest.source import ActivationSource
 from monoscope.models import LanguageModel
 from monoscope.training.descent import Descent
@@ -42,7 +43,7 @@ class Beginning:
             self.is_flat = next(iter(batch.activations.values())).ndim == 2
             flat = batch.flat()
             for site in sites:
-                parts[site].append(flat.activations[site].float())
+                parts[site].append(flat.activations[site].float().cpu())
             n_tokens += flat.n_tokens
             if n_tokens >= SCALE_TOKENS:
                 break
@@ -67,6 +68,7 @@ class Beginning:
         scales = estimate_scales(first, recipe.normalize)
         sample = self._sample(dictionary, first, scales, lm)
         dictionary.initialize_(recipe.initialize, sample, torch.Generator().manual_seed(training.seed))
+        dictionary = dictionary.to(usable(training.device))
         if recipe.wiring.grows:
             return Growth(name, recipe, training, dictionary, scales)
         return Descent(name, recipe, training, dictionary, scales, lm)
@@ -84,7 +86,7 @@ class Beginning:
         scale_in, scale_out = (torch.tensor([scales[site].value for site in sites]) for sites in (reads, writes))
         values, mask = first, None
         if not dictionary.per_token:
-            batch = self._sequences()
+            batch = self._sequences().to("cpu")
             values, mask = {site: x.float() for site, x in batch.activations.items()}, batch.mask
         x = scaled_by(stacked(values, reads), scale_in)
         target = x if reads == writes else scaled_by(stacked(values, writes), scale_out)
@@ -97,6 +99,12 @@ class Beginning:
         return batch
 
     def stream(self, runs: Sequence[Run]) -> ActivationSource:
+        """The source without end, in random order, on the device that trains; see ``_shuffled``."""
+        device = usable(runs[0].settings.device)
+        stream = self._shuffled(runs)
+        return stream if device.type == "cpu" else ahead(stream, device)
+
+    def _shuffled(self, runs: Sequence[Run]) -> ActivationSource:
         """The source without end, in random order: as tokens, or as whole sequences where a run needs them."""
         settings = runs[0].settings
         needs_sequences = any(

@@ -134,7 +134,7 @@ class _Hashed:
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, BadZipFile, EOFError) as error:
         raise DataError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monoscope import ops
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import ConfigError, NotFinite, nearest
 from monoscope.core.site import Site
@@ -19,7 +20,7 @@ from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.step import Step
 from monoscope.models import LanguageModel
 from monoscope.training.downstream import SplicedModel
-from monoscope.training.optim import gradient_norm
+from monoscope.training.optim import AdamMover, gradient_norm
 from monoscope.training.run import Run
 from monoscope.training.settings import Training
 
@@ -42,6 +43,8 @@ class Descent(Run):
         super().__init__(name, recipe, settings, dictionary, scales)
         unit_rows = [dictionary.get_parameter(name) for name in dictionary.unit_rows]
         self.optimizer = settings.optimizer.build(self._groups(), unit_rows)
+        is_adam, weight = isinstance(self.optimizer, AdamMover), next(self.dictionary.parameters())
+        self.reads_late = is_adam and ops.moves_only_finite(weight.detach())
         self.weights = {name: term.weight for name, term in recipe.terms.items()}
         self.lm = lm if any(term.needs_model for term in recipe.terms.values()) else None
         self._check_schedules()
@@ -73,7 +76,9 @@ class Descent(Run):
         self.step = self.forward(batch)
         self.loss = self.terms(self.step)
         total = torch.stack(list(self.loss.values())).sum()
-        if not torch.isfinite(total):
+        if self.reads_late:
+            self.is_finite = torch.isfinite(total.detach())
+        elif not torch.isfinite(total):
             terms = ", ".join(f"{name} {value.item():g}" for name, value in self.loss.items())
             raise NotFinite(f"the loss is NaN or infinite ({terms}); lower the learning rate")
         total.backward()
@@ -111,21 +116,30 @@ class Descent(Run):
         }
 
     def update(self) -> None:
-        """Clip and step; weights and the function's parameters stay within their constraints."""
-        scale = None
-        if self.settings.clip:
+        """Clip and step; weights and the function's parameters stay within their constraints.
+
+        Where ``reads_late`` the scale is NaN if loss or gradient are not finite, and the optimizer moves nothing.
+        """
+        clip, scale = self.settings.clip, None
+        if clip or self.reads_late:
             norm = gradient_norm(self.dictionary.parameters())
-            if not torch.isfinite(norm):
+            if self.reads_late:
+                self.is_finite = self.is_finite & torch.isfinite(norm)
+            elif not torch.isfinite(norm):
                 self.optimizer.zero_grad()
                 raise NotFinite("the gradient is NaN or infinite; lower the learning rate")
-            scale = (self.settings.clip / (norm + 1e-6)).clamp_max(1.0)
+            scale = (clip / (norm + 1e-6)).clamp_max(1.0) if clip else torch.ones_like(norm)
+            scale = torch.where(self.is_finite, scale, torch.nan) if self.reads_late else scale
         self.optimizer.step(scale)
         self.optimizer.zero_grad()
         self.dictionary.activation.project_()
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Any]:
-        """What the log says of the last step."""
+        """What the log says of the last step. Raises NotFinite for steps that were to be looked at later, now."""
+        self.look_back()
+        if self.reads_late and not self.is_finite:
+            return {"skipped": self.n_skipped}
         step = self.step
         values = {name: value.item() for name, value in self.loss.items()}
         return {
@@ -135,10 +149,12 @@ class Descent(Run):
             "l0": step.acts.l0().float().mean().item(),
             "dead": self.health.dead_share,
             "lr": self.optimizer.param_groups[0]["lr"],
+            **({"skipped": self.n_skipped} if self.reads_late and self.n_skipped else {}),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes."""
+        """Everything that training changes. Raises NotFinite as ``metrics`` does."""
+        self.look_back()
         return {
             "dictionary": self.dictionary.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monoscope import ops
@@ -37,15 +37,22 @@ class Run(ABC):
     ) -> None:
         self.name, self.recipe, self.settings, self.scales = name, recipe, settings, dict(scales)
         self.dictionary = dictionary.train()
-        self.dictionary.encode_dtype = _narrow(settings.encode_dtype)
-        self.health = Health(dictionary.n_features, settings.dead_after_tokens)
+        self.dictionary.encode_dtype = _narrow(settings.encode_dtype, dictionary.device)
+        self.health = Health(dictionary.n_features, settings.dead_after_tokens, dictionary.device)
         self.n_skipped = 0
+        self.reads_late = False
+        self.is_finite: Bool[Tensor, ""] = torch.tensor(True)
+        self._not_finite = torch.zeros((), dtype=torch.int64, device=dictionary.device)
 
     def learn(self, batch: ActivationBatch, number: int) -> bool:
         """Learn from the batch of a step, counting from 0. False for one left out, as it held NaN or infinity.
 
-        Raises NotFinite, saying where it was found, unless the settings leave such steps out and they are few.
+        Raises NotFinite, saying where it was found, unless the settings leave such steps out and they are few. Where
+        ``reads_late``, on a GPU, such steps move nothing, are counted there, and ``look_back`` says so.
         """
+        if self.reads_late:
+            self._learn_unseen(batch, number)
+            return True
         may_skip = self.settings.on_nonfinite == "skip"
         before = [tensor.clone() for tensor in self._running()] if may_skip else []
         try:
@@ -63,6 +70,29 @@ class Run(ABC):
             _log.warning("%s; left out, %d so far", where, self.n_skipped)
             return False
         return True
+
+    @torch.no_grad()
+    def _learn_unseen(self, batch: ActivationBatch, number: int) -> None:
+        before = [tensor.clone() for tensor in self._running()]
+        with torch.enable_grad():
+            self.advance(batch, number)
+        for now, then in zip(self._running(), before, strict=True):
+            now.copy_(torch.where(self.is_finite, now, then))
+        self._not_finite += ~self.is_finite
+
+    def look_back(self) -> None:
+        """Read how many of the steps since the last look were left out. Raises NotFinite as ``learn`` does."""
+        n = int(self._not_finite) if self.reads_late else 0
+        if n == 0:
+            return
+        self._not_finite.zero_()
+        self.n_skipped += n
+        where = f"{n} of the last steps{f' of {self.name}' if self.name else ''}: activations, loss or gradient"
+        if self.settings.on_nonfinite != "skip":
+            raise NotFinite(f"{where} are NaN or infinite; lower the learning rate, or look at the activations")
+        if self.n_skipped > max(FEW_SKIPPED, self.settings.steps // 100):
+            raise NotFinite(f"{where} are NaN or infinite; {self.n_skipped} steps were left out, which are too many")
+        _log.warning("%s are NaN or infinite; left out, %d so far", where, self.n_skipped)
 
     def _running(self) -> list[Tensor]:
         """What a forward pass changes: running thresholds, and the ages of features."""
@@ -106,17 +136,17 @@ class Run(ABC):
         scaled = scaled_by(x, self.scale_in)
         step = self.dictionary(scaled, scaled if target is x else scaled_by(target, self.scale_out), batch.mask)
         self.health.update(step.acts, step.n_tokens)
-        return dataclasses.replace(step, is_dead=self.health.is_dead)
+        return dataclasses.replace(step, is_dead=self.health.is_dead, most_dead=self.health.most_dead)
 
     def finished(self) -> Dictionary:
         """The dictionary for use: frozen, raw units in and out."""
-        done = self.dictionary.frozen()
+        done = self.dictionary.frozen().cpu()
         done.fold_(self.scale_in, self.scale_out)
         return done
 
 
-def _narrow(name: str) -> torch.dtype | None:
-    return ops.fastest_dtype() if name == "auto" else NARROW.get(name)
+def _narrow(name: str, device: torch.device) -> torch.dtype | None:
+    return ops.fastest_dtype(device) if name == "auto" else NARROW.get(name)
 
 
 def _check_finite(batch: ActivationBatch, sites: Iterable[Site]) -> None:
@@ -130,4 +160,5 @@ def _check_finite(batch: ActivationBatch, sites: Iterable[Site]) -> None:
 
 def scaled_by(x: Float[Tensor, "*batch d"], scale: Float[Tensor, " site"]) -> Float[Tensor, "*batch d"]:
     """Activations times the scale of their site."""
-    return x * (scale if len(scale) == 1 else scale[:, None]).to(x.device)
+    # A number is multiplied with as it is; several travel to the device, and nobody waits until they are there.
+    return x * (scale[0] if len(scale) == 1 else scale[:, None].to(x.device, non_blocking=True))

@@ -194,7 +194,7 @@ def _check_sites(source: ActivationSource, needed: set[Site]) -> None:
 def _check_one_pass(each: Sequence[Training], n_recipes: int) -> None:
     if len(each) != n_recipes:
         raise ConfigError(f"found {len(each)} training settings for {n_recipes} recipes; give one, or one for each")
-    for key in ("tokens", "batch_tokens", "shuffle_tokens", "seed", "log_every", "checkpoint_every"):
+    for key in ("tokens", "batch_tokens", "shuffle_tokens", "seed", "log_every", "checkpoint_every", "device"):
         found = sorted({getattr(item, key) for item in each})
         if len(found) > 1:
             raise ConfigError(f"dictionaries trained in one pass share {key}; found {found}")

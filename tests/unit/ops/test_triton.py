@@ -233,6 +233,7 @@ def _operator_calls() -> dict[str, tuple[Callable[..., Tensor], tuple[object, ..
             library._sparse_decode,
             (values.clone().requires_grad_(), indices, p["W_dec"].clone().requires_grad_()),
         ),
+        "adam_rows_": (library._adam, (*torch.rand(4, 3, D).to(DEVICE), None, 1, 0.1, 0.9, 0.99, 1e-8, True)),
         "attach": (
             library._attach,
             (values, indices, z.clone().requires_grad_(), rows.clone().requires_grad_(), b, p["center"]),

@@ -73,4 +73,4 @@ class PreAct(Term):
         lacking = (threshold - step.pre).relu() * norm
         if not self.dead_only:
             return lacking.sum() / step.n_tokens
-        return step.recon.new_zeros(()) if step.is_dead is None else lacking[..., step.is_dead].sum() / step.n_tokens
+        return step.recon.new_zeros(()) if step.is_dead is None else (lacking * step.is_dead).sum() / step.n_tokens

@@ -111,12 +111,14 @@ class AuxK(Term):
         zero = step.recon.new_zeros(())
         if step.is_dead is None:
             return zero
-        dead = step.is_dead.nonzero().squeeze(1)
+        dead, is_dead = step.dead
         if len(dead) == 0:
             return zero
         width = step.recon.shape[-1]
         k_aux = min(len(dead), self.k_aux or 2 ** max(0, (width // 2).bit_length() - 1))
         pre = step.preacts_of(dead)
+        if is_dead is not None:
+            pre = torch.where(is_dead, pre, 0.0)
         if k_aux == len(dead):
             values, chosen = pre if step.dictionary.activation.is_signed else pre.relu(), None
         elif step.dictionary.activation.is_signed:
