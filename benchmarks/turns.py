@@ -53,15 +53,12 @@ PURE, COMPILED = "monoscope", "monoscope, compiled"
 
 
 def ours() -> dict[str, Side]:
-    """Sides of monoscope: in pure PyTorch, and with compiled kernels where this machine can have them.
-
-    Each selects features in the narrow precision that is made for it; the values of those selected are exact.
-    """
-    sides = {PURE: Side("", "monoscope", "bf16", {"MONOSCOPE_NATIVE": "0"})}
+    """Sides of monoscope: in pure PyTorch, and with compiled kernels where this machine can have them."""
+    sides = {PURE: Side("", "monoscope", env={"MONOSCOPE_NATIVE": "0"})}
     code = "import sys; from monoscope.ops import native; sys.exit(native.kernels() is None)"
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     if subprocess.run([sys.executable, "-c", code], env=env, capture_output=True).returncode == 0:
-        sides[COMPILED] = Side("", "monoscope", "int8")
+        sides[COMPILED] = Side("", "monoscope")
     return sides
 
 

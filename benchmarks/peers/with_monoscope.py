@@ -1,7 +1,7 @@
 """monoscope, by its own ``train`` with its defaults, and everything on: clipping, dead features, log, checkpoints.
 
-Variant: the precision that selects features (``encode_dtype``); "": its default. With ``MONOSCOPE_NATIVE=0`` it is pure
-PyTorch; without, that there are no compiled kernels is an error.
+Afterwards it encodes as it did in training, in the precision that selects features fastest (``encode_dtype``). With
+``MONOSCOPE_NATIVE=0`` it is pure PyTorch; without, that there are no compiled kernels is an error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 from worker import Job
 
+from monoscope import ops
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
@@ -21,7 +22,6 @@ from monoscope.harvest import ActivationSource
 from monoscope.ops import native
 from monoscope.training import Training
 from monoscope.training import train as train_dictionary
-from monoscope.training.run import NARROW
 
 SITE = Site(3, "resid_post")
 
@@ -65,12 +65,11 @@ def train(job: Job, first: Tensor, batches: Iterator[Tensor]) -> Dictionary:
         "wiring": {"kind": "autoencoder", "n_features": job.features},
         "function": {"kind": "topk", "k": job.k},
     }
-    selection = {"encode_dtype": job.variant} if job.variant else {}
-    training = Training(tokens=job.steps * job.batch, batch_tokens=job.batch, seed=job.seed, **selection)
+    training = Training(tokens=job.steps * job.batch, batch_tokens=job.batch, seed=job.seed)
     with tempfile.TemporaryDirectory() as scratch:
         source = Stream(job, first, batches)
         dictionary = train_dictionary(recipe, source, training=training, out=f"{scratch}/dictionary")
-    dictionary.encode_dtype = NARROW.get(training.encode_dtype)
+    dictionary.encode_dtype = ops.fastest_dtype(first.device)
     return dictionary
 
 
