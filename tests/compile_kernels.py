@@ -57,7 +57,7 @@ for dtype in (torch.float32, torch.bfloat16):
     sparse.sum_by_feature(weights, *sparse.by_feature(weights, indices, n_features), z)
     if dtype == torch.bfloat16:
         per_token.largest_per_group(z, rows, b, None, 32)
-        threshold.above_threshold(z, rows, b, None, b)
+        threshold.above_threshold(z, rows, b, None, b, False, n_features)
         threshold.batch_bound(z, rows, b, None, n * k)
 for unit_norm in (False, True):
     matrices = [torch.zeros(n_features, d) for _ in range(4)]

@@ -84,9 +84,12 @@ def encode_above(
     """
     flat, n_features = x.reshape(-1, x.shape[-1]), W_enc.shape[1]
     threshold = threshold if isinstance(threshold, Tensor) else b_enc.new_full((n_features,), threshold)
-    if _backend(flat, W_enc, b_enc, threshold, center, norm) is cpu:
-        given = (flat, W_enc, b_enc, threshold, bandwidth, center, norm)
+    backend = _backend(flat, W_enc, b_enc, threshold, center, norm)
+    given = (flat, W_enc, b_enc, threshold, bandwidth, center, norm)
+    if backend is cpu:
         acts = above.encode_above(*given, dtype or x.dtype) or above.encode_dense(*given)
+        return acts.shaped(x.shape[:-1])
+    if backend is not None and (acts := backend.encode_above(*given, dtype or x.dtype)) is not None:
         return acts.shaped(x.shape[:-1])
     dense = reference.encode_above(flat, W_enc, b_enc, threshold, bandwidth, center=center, norm=norm)
     return Acts(dense.view(*x.shape[:-1], n_features), n_features)

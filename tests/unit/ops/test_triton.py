@@ -19,7 +19,7 @@ from monoscope.ops import reference
 pytest.importorskip("triton", reason="needs triton, which has wheels for Linux alone")
 
 from monoscope.ops import triton as fast
-from monoscope.ops.triton import adam, library, per_token, sparse, threshold
+from monoscope.ops.triton import above, adam, library, per_token, sparse, threshold
 from monoscope.ops.triton.tiles import TILE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,7 +81,7 @@ def _encoded(
 
 
 def _gradients(p: dict[str, Tensor], recon: Tensor) -> dict[str, Tensor]:
-    names = ("x", "W_enc", "b_enc", "center", "W_dec")
+    names = [name for name in ("x", "W_enc", "b_enc", "center", "W_dec", "threshold") if name in p]
     loss = (recon - p["x"].detach()).pow(2).sum()
     found = torch.autograd.grad(loss, [p[name] for name in names], allow_unused=True)
     return {name: grad for name, grad in zip(names, found, strict=True) if grad is not None}
@@ -223,7 +223,7 @@ def _operator_calls() -> dict[str, tuple[Callable[..., Tensor], tuple[object, ..
     return {
         "top_per_token": (library.top_per_token, (z, rows, b, norm, 3, True)),
         "largest_per_group": (library.largest_per_group, (z, rows, b, None, 1)),
-        "above_threshold": (library.above_threshold, (z, rows, b, None, torch.ones(F, device=DEVICE))),
+        "above_threshold": (library.above_threshold, (z, rows, b, None, torch.ones(F, device=DEVICE), False, F)),
         "batch_bound": (library.batch_bound, (z, rows, b, None, 9)),
         "kth_largest": (library.kth_largest, (values, 2)),
         "gathered_dot": (library.gathered_dot, (z, rows, indices, b)),
@@ -289,6 +289,42 @@ def test_adam_moves_nothing_where_the_scale_is_not_finite() -> None:
     fast.adam_rows_(*found, step=1, lr=0.1, betas=(0.9, 0.99), eps=1e-8, scale=scale, unit_norm=True)
     for x, y in zip(found, start, strict=True):
         torch.testing.assert_close(x, y, equal_nan=True)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
+@pytest.mark.parametrize("bandwidth", [0.0, 3.0])
+def test_thresholds_learn_from_what_is_near_them(
+    monkeypatch: pytest.MonkeyPatch, bandwidth: float, scaled: bool
+) -> None:
+    monkeypatch.setattr(above, "MOST_HELD", 1.0)
+    p = _problem()
+    start = torch.linspace(0, 6, F, device=DEVICE)  # some windows reach below 0
+    extra = (p["center"], p["norm"]) if scaled else (None, None)
+    found_threshold, true_threshold = (start.clone().requires_grad_() for _ in range(2))
+    weights = (p["x"], p["W_enc"], p["b_enc"])
+    acts = fast.encode_above(*weights, found_threshold, bandwidth, *extra, torch.float32)
+    named = {"center": extra[0], "norm": extra[1]}
+    dense = reference.encode_above(*weights, true_threshold, bandwidth, **named)
+    torch.testing.assert_close(acts.dense(), dense)
+    recon = fast.sparse_decode(acts.values, acts.indices, p["W_dec"])
+    found, true = (
+        _gradients(p | {"threshold": threshold}, out)
+        for threshold, out in ((found_threshold, recon), (true_threshold, dense @ p["W_dec"]))
+    )
+    assert found.keys() == true.keys()
+    assert ("threshold" in found) == (bandwidth > 0)
+    for key in true:
+        torch.testing.assert_close(found[key], true[key], rtol=1e-4, atol=1e-5 * float(true[key].abs().max()))
+    if bandwidth:
+        score = (p["x"] - p["center"] if scaled else p["x"]) @ p["W_enc"] + p["b_enc"]
+        score = score * p["norm"] if scaled else score
+        assert torch.equal(acts.window.near, ((score - start).abs() < bandwidth / 2).sum(0))
+
+
+def test_many_entries_above_thresholds_are_left_to_the_dense_way() -> None:
+    p = _problem()
+    given = (p["x"], p["W_enc"], p["b_enc"], torch.zeros(F, device=DEVICE), 1.0, None, None, torch.float32)
+    assert fast.encode_above(*given) is None
 
 
 LAYERED: dict[str, ops.Selection] = {

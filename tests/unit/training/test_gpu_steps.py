@@ -24,6 +24,7 @@ from monoscope.dictionaries import Recipe
 from monoscope.dictionaries.normalize import Scale
 from monoscope.ops import api, reference
 from monoscope.ops.selection import TopKPerToken
+from monoscope.ops.triton import above, library
 from monoscope.training import Training
 from monoscope.training.descent import Descent
 from monoscope.training.health import Health
@@ -36,6 +37,8 @@ N, D, F = 32, 12, 40
 def meta_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "GPU", "meta")
     monkeypatch.setattr(Health, "most_dead", 5)  # it arrives from a GPU two steps late
+    for module in (above, library):  # what reads back one number: the width of what a threshold lets through
+        monkeypatch.setattr(module, "above_threshold", lambda z, *_: z.new_empty(len(z), 6, dtype=torch.int64))
 
 
 class NoCopies(TorchDispatchMode):
@@ -66,6 +69,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "function": {"kind": "topk", "k": 4},
     },
     "abs_topk": {"wiring": WIRING, "function": {"kind": "abs_topk", "k": 4}},
+    "batch_topk": {"wiring": WIRING, "function": {"kind": "batch_topk", "k": 4}},
     "group_max": {"wiring": WIRING, "function": {"kind": "group_max", "k": 4}},
     "relu": {
         "wiring": WIRING,

@@ -10,11 +10,12 @@ Every kernel equals ``ops.reference`` under Triton's interpreter, on a CPU, and 
 and 9.0. They have never run on a GPU, and nothing of their speed has been measured: ``benchmarks/bench_gpu.py`` is
 ready to do so.
 
-A selection whose number of entries per token depends on the data (``TopKPerBatch``, ``AboveThreshold``) reads that one
-number back, since it is a shape; the others wait for nothing.
+A selection whose number of entries per token depends on the data (``TopKPerBatch``, ``AboveThreshold``, thresholds
+that learn) reads that one number back, since it is a shape; the others wait for nothing.
 """
 
+from monoscope.ops.triton.above import encode_above
 from monoscope.ops.triton.layers import encode_layers
 from monoscope.ops.triton.library import adam_rows_, encode, kth_largest, sparse_decode
 
-__all__ = ["adam_rows_", "encode", "encode_layers", "kth_largest", "sparse_decode"]
+__all__ = ["adam_rows_", "encode", "encode_above", "encode_layers", "kth_largest", "sparse_decode"]

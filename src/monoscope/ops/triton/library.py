@@ -64,7 +64,7 @@ largest_per_group = _operator(
 )
 above_threshold = _operator(
     "above_threshold",
-    "(Tensor z, Tensor rows, Tensor b, Tensor? norm, Tensor threshold) -> Tensor",
+    "(Tensor z, Tensor rows, Tensor b, Tensor? norm, Tensor threshold, bool of_any_sign, int most) -> Tensor",
     threshold.above_threshold,
     _some_width,
 )
@@ -203,7 +203,17 @@ def encode(
         score = values if norm is None else values * norm[indices.clamp_min(0)]
         values = values * _still_kept(score, indices, selection)
         indices = indices.clamp_min(0)
-    return _attach(values, indices, x.contiguous(), rows, b_enc, center), indices
+    return attached(values, indices, x, rows, b_enc, center), indices
+
+
+def attached(values: Tensor, indices: Tensor, x: Tensor, rows: Tensor, b_enc: Tensor, center: Tensor | None) -> Tensor:
+    """Computed values as a function of the encoder, whose gradient goes through entries that are not 0."""
+    return _attach(values, indices, x.contiguous(), rows, b_enc, center)
+
+
+def lowered(bound: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bound that scores in a narrower precision do not miss."""
+    return bound if dtype == torch.float32 else bound - SLACK * bound.abs()
 
 
 def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
@@ -235,10 +245,10 @@ def _selected(z: Tensor, rows: Tensor, b: Tensor, selection: Selection, norm: Te
         case LargestPerGroup(n_groups):
             return largest_per_group(z, rows, b, norm, n_groups)
         case AboveThreshold(bound):
-            return above_threshold(z, rows, b, norm, bound)
+            return above_threshold(z, rows, b, norm, bound, False, len(rows))
         case TopKPerBatch(k):
             bound = batch_bound(z, rows, b, norm, _budget(k, len(z), len(rows)))
-            return above_threshold(z, rows, b, norm, bound if z.dtype == torch.float32 else bound * (1 - SLACK))
+            return above_threshold(z, rows, b, norm, lowered(bound, z.dtype), False, len(rows))
         case _:
             raise AssertionError("layers are encoded by encode_layers")
 

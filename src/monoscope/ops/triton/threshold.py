@@ -23,20 +23,25 @@ PROGRAMS = 512  # that count at the same time
 AT_ONCE = 4096  # numbers
 
 
-def above_threshold(z: Tensor, rows: Tensor, b: Tensor, norm: Tensor | None, threshold: Tensor) -> Tensor:
-    """Features [n, k] of the positive pre-activations whose scores exceed a threshold, padded with -1.
+def above_threshold(
+    z: Tensor, rows: Tensor, b: Tensor, norm: Tensor | None, threshold: Tensor, of_any_sign: bool, most: int
+) -> Tensor:
+    """Features [n, k] of the (positive) pre-activations whose scores exceed a threshold, padded with -1.
 
     ``threshold`` holds a number for each feature, or one for all. k is the largest number that a token keeps, at least
-    1, and is read back from the device.
+    1, and is read back from the device; it is 0 where it would exceed ``most``.
     """
     n, n_features = len(z), len(rows)
     grid = TILE.grid(n, n_features)
     counts = torch.zeros(n, grid[1], dtype=torch.int32, device=z.device)
     arguments = TILE.arguments(z, rows, b, norm, False)
     arguments |= {"threshold": threshold, "step": 0 if threshold.numel() == 1 else threshold.stride(0)}
+    arguments["OF_ANY_SIGN"] = of_any_sign
     _above_threshold[grid](counts=counts, ends=counts, indices=counts, k=0, IS_COUNTING=True, **arguments)
     ends = counts.cumsum(1, dtype=torch.int32)
     k = max(1, int(ends[:, -1].max())) if n else 1
+    if k > most:
+        return torch.empty(n, 0, dtype=torch.int64, device=z.device)
     indices = torch.full((n, k), -1, dtype=torch.int64, device=z.device)
     _above_threshold[grid](counts=counts, ends=ends, indices=indices, k=k, IS_COUNTING=False, **arguments)
     return indices
@@ -95,6 +100,7 @@ def _above_threshold(
     HAS_NORM: tl.constexpr,
     IS_SIGNED: tl.constexpr,
     IS_COUNTING: tl.constexpr,
+    OF_ANY_SIGN: tl.constexpr,
     TOKENS: tl.constexpr,
     FEATURES: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -105,7 +111,9 @@ def _above_threshold(
     pre = tile_of_pre(z, rows, bias, tokens, features, n, n_features, d, WIDTH)
     score = scored(pre, norm, features, n_features, HAS_NORM, IS_SIGNED)
     bound = tl.load(threshold + features.to(tl.int64) * step, mask=features < n_features, other=0.0).to(tl.float32)
-    is_kept = (pre > 0) & (score > bound[None, :]) & (features < n_features)[None, :] & (tokens < n)[:, None]
+    is_kept = (
+        ((pre > 0) | OF_ANY_SIGN) & (score > bound[None, :]) & (features < n_features)[None, :] & (tokens < n)[:, None]
+    )
     kept = is_kept.to(tl.int32)
     place = tokens.to(tl.int64) * n_tiles + tile
     if IS_COUNTING:
