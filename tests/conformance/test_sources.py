@@ -33,6 +33,7 @@ from monoscope.harvest import (
 )
 
 SITES = ["0.resid_post", "1.mlp_out"]
+ELSEWHERE = "memory://conformance/acts"
 BATCHES = 24  # read of a source, at most
 
 
@@ -67,6 +68,7 @@ def world(tokens: int | None = 100) -> ActivationSource:
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "acts"
     harvest(reading(), path, shard_tokens=40)
+    harvest(reading(), ELSEWHERE, shard_tokens=40)
     return path
 
 
@@ -75,6 +77,7 @@ SOURCES: dict[str, Callable[[Path], ActivationSource]] = {
     "live, skipping norms": lambda store: reading(skip=SkipPolicy(norm=1.2)),
     "live, window order shuffled": lambda store: live(tiny_lm(), windows().shuffled(1), SITES, windows_per_batch=2),
     "stored": lambda store: ActivationStore(store),
+    "stored elsewhere": lambda store: ActivationStore(ELSEWHERE),
     "stored, other batches": lambda store: ActivationStore(store, rows_per_batch=4),
     "array": lambda store: rows(),
     "array, shuffled": lambda store: rows(seed=2),

@@ -22,7 +22,7 @@ from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
 from monoscope.harvest import ActivationSource, ActivationStore
 from monoscope.models import LanguageModel
-from monoscope.training.memory import FLOAT, need_of, reading_bytes
+from monoscope.training.memory import FLOAT, need_of, training_bytes
 
 HARVEST = {"shard_tokens": 1024, "windows_per_batch": 1}
 TRAIN = {
@@ -33,7 +33,7 @@ TRAIN = {
 }
 ANALYZE = {"windows_per_batch": 1, "analysis.tokens": 10_000}
 """Settings of each verb that memory depends on, and how far lowering them makes sense."""
-SLACK = 150e6  # bytes of libraries that load, and of what the allocator keeps, once work begins
+SLACK = 80e6  # bytes of libraries that load, and of what the allocator keeps, once work begins
 STORED = {"fp32": 4, "bf16": 2, "fp16": 2}
 HARVEST_COPIES = 3  # of a shard: batches, joined, as bytes of its file
 PER_FEATURE = 3000  # bytes of an analysis: counts, bins, thresholds of samples
@@ -100,8 +100,7 @@ def of_training(settings: TrainConfig, lm: LanguageModel | None, source: Activat
     is_flat = isinstance(source, ActivationStore) and "documents" not in source.manifest["tensors"]
     training = settings.training
     shuffled = 0 if is_flat else min(training.shuffle_tokens, training.steps * training.batch_tokens)
-    buffer = reading_bytes(needs, shuffled, source.widths)
-    return read + buffer + sum(need.resident for need in needs) + max(need.step for need in needs)
+    return read + training_bytes(needs, shuffled, source.widths)
 
 
 def of_analysis(
@@ -127,4 +126,4 @@ def _per_token(lm: LanguageModel) -> float:
     """Bytes of a token in the widest part of a model: the residual stream in a few copies, and inside of an MLP."""
     config = lm.hf.config
     inner = getattr(config, "intermediate_size", None) or 4 * lm.d_model
-    return (8 * lm.d_model + 3 * inner) * lm.dtype.itemsize
+    return (4 * lm.d_model + 2 * inner) * lm.dtype.itemsize

@@ -1,9 +1,10 @@
 """Memory that training in one pass will take, predicted from its configuration, and the passes that fit into a bound.
 
-    pass = model + shuffle buffer or first activations of its sites + sum over dictionaries (4 P + kept) + widest step
+    pass = model + sum over dictionaries (4 P + kept) + max(first activations, shuffle buffer + widest step)
 
-4 P: weights, optimizer state, and gradients or, at the end, the finished copy; kept: what a step leaves behind until
-the next. The widest step is the largest of what the dictionaries need while they take theirs, one after another.
+4 P: weights, optimizer state and gradients; kept: what a step leaves behind until the next. The widest step is the
+largest of what the dictionaries need while they take theirs, one after another, or are copied, folded and written at
+the end.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from monoscope.training.train import RunConfig
 
 FLOAT = 4  # bytes
 PROGRAM = 600e6  # bytes of the libraries and of what they set aside
-COPIES = 2  # [batch, feature] arrays of a step: pre-activations and what terms and gradients make of them
+COPIES = 1.25  # [batch, feature] arrays of a step, in fp32
 DENSE_COPIES = 4  # the same where every feature keeps its place
+FINISHING = 6  # copies of the weights at the end: frozen, folded, in the order of the file, as its bytes
 START_COPIES = 3  # first activations: as read, joined, scaled
 
 
@@ -52,21 +54,21 @@ def need_of(run: RunConfig, widths: Mapping[Site, int]) -> Need:
     is_dense = dictionary.activation.selection is None
     per_token = sum(widths[site] for site in run.reads) + 2 * sum(widths[site] for site in run.writes)
     kept = n * (per_token + (n_features if is_dense else 0)) * FLOAT
-    step = n * n_features * FLOAT * (DENSE_COPIES if is_dense else COPIES)
+    step = max(n * n_features * FLOAT * (DENSE_COPIES if is_dense else COPIES), FINISHING * weights)
     sites = tuple(dict.fromkeys((*run.reads, *run.writes)))
     return Need(sites, weights * (2 + run.training.optimizer.states) + kept, step)
 
 
 def pass_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site, int], model_bytes: float) -> float:
     """Bytes of a pass over the model in which these dictionaries are trained."""
-    read = reading_bytes(needs, shuffle_tokens, widths)
-    return PROGRAM + model_bytes + read + sum(need.resident for need in needs) + max(need.step for need in needs)
+    return PROGRAM + model_bytes + training_bytes(needs, shuffle_tokens, widths)
 
 
-def reading_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site, int]) -> float:
-    """Bytes of the activations a pass holds: to be shuffled, or at its beginning."""
+def training_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site, int]) -> float:
+    """Bytes of the dictionaries, the activations they start from and those that wait, and the widest step."""
     per_token = FLOAT * sum(widths[site] for site in {site for need in needs for site in need.sites})
-    return per_token * max(shuffle_tokens, START_COPIES * SCALE_TOKENS)
+    start, step = per_token * START_COPIES * SCALE_TOKENS, max(need.step for need in needs)
+    return sum(need.resident for need in needs) + max(start, per_token * shuffle_tokens + step)
 
 
 def plan(runs: Mapping[str, RunConfig], widths: Mapping[Site, int], *, model_bytes: float, memory: float) -> list[Pass]:

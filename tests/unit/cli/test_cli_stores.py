@@ -17,9 +17,10 @@ from command_line import Call
 from object_store import s3 as s3
 
 import monoscope
-from monoscope.core.errors import DataError, OutputError
+from monoscope.core.errors import ConfigError, DataError, OutputError
 from monoscope.core.stores import claims
 from monoscope.core.stores.claims import CLAIM
+from monoscope.core.stores.mirror import nearby
 from monoscope.core.stores.remote import Remote
 from monoscope.dictionaries import load
 from monoscope.features import FeatureBundle
@@ -152,6 +153,16 @@ def test_processes_harvest_into_one_store_elsewhere(
         return torch.cat([x for batch in monoscope.ActivationStore(path) for x in batch.activations.values()])
 
     assert torch.equal(stored(f"{place}/acts"), stored(tmp_path / "alone"))
+
+
+def test_processes_that_train_together_need_a_directory(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ConfigError, match=f"{place}: several processes write to a directory they share"),
+        nearby(Remote(place)),
+    ):
+        pass
 
 
 def test_an_empty_bucket_is_named(s3: str) -> None:
