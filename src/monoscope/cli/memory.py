@@ -12,10 +12,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from monoscope.cli.configs import AnalyzeConfig, Bounded, HarvestConfig, TrainConfig
 from monoscope.core.config import override
+from monoscope.core.device import usable
 from monoscope.core.errors import ConfigError
 from monoscope.core.memory import advice, available, resident
 from monoscope.core.site import Site
@@ -96,6 +98,8 @@ def of_training(settings: TrainConfig, lm: LanguageModel | None, source: Activat
         for run in settings.runs().values()
     ]
     needs = [need_of(run, source.widths) for run in runs]
+    if usable(settings.training.device).type != "cpu":  # here are only what is written and what waits
+        needs = [replace(need, resident=0.0, step=need.resident) for need in needs]
     read = _reading(settings, [] if lm is None else [lm], source.widths)
     is_flat = isinstance(source, ActivationStore) and "documents" not in source.manifest["tensors"]
     training = settings.training
@@ -118,7 +122,7 @@ def of_analysis(
 def _reading(settings: Any, lms: Iterable[LanguageModel], widths: Mapping[Site, int]) -> float:
     """Bytes of a batch of windows on its way through the models, one after another, and of what is read."""
     tokens = settings.windows_per_batch * settings.context
-    widest = max((_per_token(lm) for lm in lms), default=0.0)
+    widest = max((_per_token(lm) for lm in lms if lm.device.type == "cpu"), default=0.0)
     return tokens * (widest + 2 * FLOAT * sum(widths.values()))
 
 

@@ -22,7 +22,7 @@ from monoscope.training.train import RunConfig
 FLOAT = 4  # bytes
 PROGRAM = 600e6  # bytes of the libraries and of what they set aside
 COPIES = 1.25  # [batch, feature] arrays of a step, in fp32
-DENSE_COPIES = 4  # the same where every feature keeps its place
+DENSE_COPIES = 4.5  # the same where every feature keeps its place
 FINISHING = 6  # copies of the weights at the end: frozen, folded, in the order of the file, as its bytes
 START_COPIES = 3  # first activations: as read, joined, scaled
 

@@ -17,7 +17,7 @@ from monoscope.core.site import Site
 from monoscope.dictionaries import Recipe, load
 from monoscope.harvest import TokenWindows, live
 from monoscope.training import RunConfig, Training
-from monoscope.training.memory import Pass, need_of
+from monoscope.training.memory import Need, Pass, need_of
 from monoscope.training.suite import SUITE, Suite, plan_of, train_suite
 
 RECIPE = Recipe.from_dict({"wiring": {"kind": "autoencoder", "n_features": 1}, "function": {"kind": "topk", "k": 3}})
@@ -107,10 +107,10 @@ def test_predicted_memory_counts_weights_optimizer_and_dense_activations() -> No
     widths = {Site(0, "resid_post"): 64}
     sites = tuple(widths)
 
-    def need(n_features: int, optimizer: str, **recipe: Any) -> float:
+    def need(n_features: int, optimizer: str, batch: int = 2, **recipe: Any) -> Need:
         wiring = {"kind": "autoencoder", "n_features": n_features}
         table = {"wiring": wiring, "function": {"kind": "topk", "k": 3}} | recipe
-        training = Training.from_dict({"optimizer": {"kind": optimizer}, "batch_tokens": 2})
+        training = Training.from_dict({"optimizer": {"kind": optimizer}, "batch_tokens": batch})
         return need_of(RunConfig(reads=sites, writes=sites, recipe=Recipe.from_dict(table), training=training), widths)
 
     weights = 1000 * (64 + 1 + 64) * 4
@@ -118,7 +118,8 @@ def test_predicted_memory_counts_weights_optimizer_and_dense_activations() -> No
     assert grown == pytest.approx(4 * weights, rel=0.01)
     assert need(2000, "sign").resident - need(1000, "sign").resident == pytest.approx(3 * weights, rel=0.01)
     dense = {"function": {"kind": "relu"}, "terms": {"r": {"kind": "squared_error"}, "s": {"kind": "l1"}}}
-    assert need(1000, "adam", **dense).step > need(1000, "adam").step > 0
+    assert need(1000, "adam", 4096, **dense).step > 2 * need(1000, "adam", 4096).step
+    assert need(1000, "adam").step > 3 * weights  # what is written at the end, where batches are small
 
 
 class Killed(BaseException):
