@@ -140,13 +140,13 @@ class FeatureBundle:
         path = self.path / "decoder.safetensors"
         return self._mapped(path).get_tensor("W_dec") if path.is_file() else None
 
-    def feature(self, index: int) -> Feature:
-        """Everything about one feature, its contexts' tokens included."""
+    def feature(self, index: int, *, contexts: bool = True) -> Feature:
+        """Everything about one feature, its contexts' tokens included, or, with ``contexts`` false, all but those."""
         if not 0 <= index < len(self):
             raise DataError(f"there is no feature {index}; this bundle has 0 to {len(self) - 1}")
         scalar = self.features.slice(index, 1).to_pylist()[0]
         detail = self._details(index // FEATURES_PER_GROUP).slice(index % FEATURES_PER_GROUP, 1).to_pylist()[0]
-        return self._record(scalar, detail, self.contexts(index))
+        return self._record(scalar, detail, self.contexts(index) if contexts else ())
 
     def contexts(self, index: int) -> tuple[Context, ...]:
         """A feature's contexts, sorted by (interval, rank): not firing, random, strongest, bands."""

@@ -35,6 +35,7 @@ def create_app(state: State, port: int | None = None) -> FastAPI:
         state.pool.submit(state.warm)
         yield
         state.stopping.set()
+        state.shown.set()
         await state.jobs.runner.close()
         await state.worker.close()
         state.pool.close()

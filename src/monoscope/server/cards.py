@@ -23,10 +23,13 @@ FRESH = 120.0  # seconds without a new row after which a run no longer counts as
 def cards(state: State, entries: Iterable[Entry]) -> list[Card]:
     """Bundles, each in one view."""
     labeled = state.desk.counts()
-    return [Card(**card_fields(state, entry, labeled.get(entry.dictionary_fp, 0))) for entry in entries]
+    return [
+        Card(**card_fields(state, entry, None if labeled is None else labeled.get(entry.dictionary_fp, 0)))
+        for entry in entries
+    ]
 
 
-def card_fields(state: State, entry: Entry, n_labels: int) -> dict[str, Any]:
+def card_fields(state: State, entry: Entry, n_labels: int | None) -> dict[str, Any]:
     """The fields of a card, which the page of the dictionary has too."""
     manifest = entry.manifest
     dictionary = manifest.dictionary

@@ -95,12 +95,11 @@ class Desk:
         """What was last read of it, at no cost."""
         return self._known.get((self.author, dictionary_fp)) or Added()
 
-    def counts(self) -> dict[str, int]:
-        """Labeled features by dictionary."""
-        try:
-            return self.workspace.labels.counts()
-        except ProblemError:
-            return {}
+    def counts(self) -> dict[str, int] | None:
+        """Labeled features by dictionary; None while the workspace is not open yet. Nobody waits for that here."""
+        if self._workspace is None:
+            return None if self._problem is None else {}
+        return self._workspace.labels.counts()
 
     def close(self) -> None:
         """Give up the connections."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from monoscope.features.drawn import contexts_record, digits, feature_record, short
 from monoscope.features.records import Feature as StoredFeature
@@ -12,6 +14,7 @@ from monoscope.features.records import Neighbor as StoredNeighbor
 from monoscope.server.library.library import Entry
 from monoscope.server.problems import ProblemError
 from monoscope.server.state import State
+from monoscope.server.table.added import AddedRow
 from monoscope.server.texts import texts_of
 from monoscope.server.wire.feature import Context, ContextGroup, Contexts, Feature, Neighbor, Neighbors, SiteNorm
 
@@ -21,7 +24,7 @@ NEAREST = 20
 def feature_of(state: State, entry: Entry, index: int) -> Feature:
     """Everything about a feature but its contexts."""
     bundle = entry.bundle
-    stored = bundle.feature(index)
+    stored = bundle.feature(index, contexts=False)
     rare = bundle.features.slice(index, 1).select(["best_score", "cluster"]).to_pylist()[0] if _has_rare(entry) else {}
     writes = entry.manifest.dictionary.writes
     return Feature(
@@ -51,12 +54,12 @@ def contexts_of(entry: Entry, index: int, interval: int | None, limit: int, wind
 
 def neighbors_of(state: State, entry: Entry, index: int, by: str) -> Neighbors:
     """The neighbors that a bundle stores."""
-    stored = entry.bundle.feature(index)
+    stored = entry.bundle.feature(index, contexts=False)
     found = {"decoder": stored.decoder_neighbors, "encoder": stored.encoder_neighbors, "coactivation": stored.together}[
         by
     ]
     return Neighbors(
-        by=by, measure="pmi" if by == "coactivation" else "cosine", features=[_neighbor(state, entry, n) for n in found]
+        by=by, measure="pmi" if by == "coactivation" else "cosine", features=_neighbors(state, entry, found)
     )
 
 
@@ -75,7 +78,7 @@ def other_neighbors(state: State, entry: Entry, index: int, other: Entry) -> Nei
     nearest = np.argpartition(-cosine, min(NEAREST, len(cosine) - 1))[:NEAREST]
     nearest = nearest[np.argsort(-cosine[nearest], kind="stable")]
     found = [StoredNeighbor(int(i), float(cosine[i])) for i in nearest if np.isfinite(cosine[i])]
-    return Neighbors(by=f"other:{other.id}", measure="cosine", features=[_neighbor(state, other, n) for n in found])
+    return Neighbors(by=f"other:{other.id}", measure="cosine", features=_neighbors(state, other, found))
 
 
 def _cosines(direction: np.ndarray, rows: np.ndarray, norms: np.ndarray) -> np.ndarray:
@@ -87,11 +90,15 @@ def _cosines(direction: np.ndarray, rows: np.ndarray, norms: np.ndarray) -> np.n
     return np.where(np.isfinite(norms) & (norms > 0), out / size, -np.inf)
 
 
-def _neighbor(state: State, entry: Entry, neighbor: StoredNeighbor) -> Neighbor:
-    row = entry.bundle.features.slice(neighbor.feature, 1).select(["top_token", "density"]).to_pylist()
+def _neighbors(state: State, entry: Entry, found: Sequence[StoredNeighbor]) -> list[Neighbor]:
+    table, added = entry.bundle.features.select(["top_token", "density"]), state.added(entry).rows
+    return [_neighbor(entry, neighbor, table, added.get(neighbor.feature)) for neighbor in found]
+
+
+def _neighbor(entry: Entry, neighbor: StoredNeighbor, table: pa.Table, added: AddedRow | None) -> Neighbor:
+    row = table.slice(neighbor.feature, 1).to_pylist()
     facts: dict[str, Any] = row[0] if row else {"top_token": None, "density": None}
     token, vocabulary = facts["top_token"], entry.bundle.vocabulary
-    added = state.added(entry).rows.get(neighbor.feature)
     return Neighbor(
         dictionary=entry.id,
         feature=neighbor.feature,

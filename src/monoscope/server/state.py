@@ -28,11 +28,16 @@ from monoscope.server.wire.base import SLUG
 from monoscope.server.worker.client import Worker
 
 WARM = 3  # dictionaries read before anybody asks
+PATIENCE = 1.0  # seconds after the start in which a first page comes before getting ready for the next
 
 
 @dataclass
 class State:
-    """See above. ``stopping`` is set when the server is asked to end: streams then finish with a last event."""
+    """See above.
+
+    stopping: set when the server is asked to end: streams then finish with a last event
+    shown: set when the library was shown for the first time
+    """
 
     settings: Settings
     library: Library
@@ -41,6 +46,7 @@ class State:
     worker: Worker
     desk: Desk
     stopping: threading.Event = field(default_factory=threading.Event)
+    shown: threading.Event = field(default_factory=threading.Event)
     _shipped: dict[str, dict[int, AddedRow]] = field(default_factory=dict)
     _added: dict[str, tuple[Added, Added]] = field(default_factory=dict)
 
@@ -80,7 +86,10 @@ class State:
         return entry
 
     def warm(self) -> None:
-        """Do once what the first request for a dictionary would wait for: loading libraries, reading columns."""
+        """Do once what later requests would wait for: load libraries, read columns. The first page comes first."""
+        self.shown.wait(PATIENCE)
+        if self.stopping.is_set():
+            return
         with suppress(ProblemError):
             _ = self.desk.workspace
         for entry in self.library.entries[:WARM]:

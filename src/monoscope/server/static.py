@@ -21,6 +21,7 @@ from monoscope.server.security.guard import is_api, route_path
 
 DEV = "http://localhost:5173"
 FOREVER = "public, max-age=31536000, immutable"
+DAY = "public, max-age=86400"  # the icon, which browsers look for at every address
 ABSENT = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>monoscope</title>
 <h1>The web interface is not built</h1>
@@ -48,8 +49,8 @@ class Interface:
         name = path.lstrip("/")
         if name and name != "index.html" and (file := self._files.get(name)) is not None:
             kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-            is_hashed = name.startswith("assets/")
-            return FileResponse(file, media_type=kind, headers={"Cache-Control": FOREVER} if is_hashed else None)
+            keep = FOREVER if name.startswith("assets/") else DAY if kind.startswith("image/") else None
+            return FileResponse(file, media_type=kind, headers=keep and {"Cache-Control": keep})
         wants_page = "text/html" in accept or "*/*" in accept or not accept
         if name.startswith("assets/") or not wants_page or (name and name != "index.html" and _is_file(name)):
             raise ProblemError(404, "the interface has no such file", found=name[:200])

@@ -68,6 +68,22 @@ def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(server: 
     stranger.cookies.clear()
 
 
+def test_a_reader_looks_at_everything_and_changes_nothing(server: Server, client: httpx.Client) -> None:
+    token = client.get("/session/reader").json()["token"]
+    assert token != TOKEN
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=server.address, headers=headers, trust_env=False) as reader:
+        for path in ("/library", "/dictionaries/some-run/features/7", "/labels"):
+            assert reader.get(f"/api/v1{path}").status_code == 200
+        label = {"dict": "some-run", "feature": 7, "text": "not mine"}
+        assert reader.post("/api/v1/labels", json=label).status_code == 403
+        assert reader.delete("/api/v1/bookmarks", params={"dict": "some-run", "feature": 7}).status_code == 403
+    with httpx.Client(base_url=server.address, trust_env=False) as browser:
+        assert browser.post("/api/v1/session", json={"token": token}).status_code == 403
+        assert browser.get("/", params={"token": token}).status_code == 403
+        assert not browser.cookies
+
+
 def test_a_session_is_opened_and_closed(start: Callable[..., Server], root: Path) -> None:
     server = start(root)
     with httpx.Client(base_url=server.address, trust_env=False) as browser:

@@ -3,6 +3,8 @@
 import { api, isAbort, Problem } from './client';
 import type { Card, Library, Meta } from './types';
 
+const AGAIN = 1000;
+
 class Shelf {
   library: Library | null = $state.raw(null);
   meta: Meta | null = $state.raw(null);
@@ -17,6 +19,8 @@ class Shelf {
     try {
       [this.library, this.meta] = await Promise.all([api.get<Library>('library'), api.get<Meta>('meta')]);
       this.error = null;
+      // The first answer does not wait for the workspace, and so does not count its labels.
+      if (this.library.dictionaries.some((card) => card.n_labels === null)) setTimeout(() => void this.load(), AGAIN);
     } catch (error) {
       if (isAbort(error)) return;
       this.error = error instanceof Problem ? error : new Problem(-1, { title: 'Something is wrong', detail: String(error) });

@@ -48,6 +48,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/session/reader": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Reader
+         * @description The token of readers.
+         */
+        get: operations["reader_api_v1_session_reader_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/meta": {
         parameters: {
             query?: never;
@@ -1350,7 +1370,8 @@ export interface components {
          * Card
          * @description A dictionary's feature bundle in one view.
          *
-         *     live: the dictionary and its model are at hand, so new text can be run; n_labels: features with a label
+         *     live: the dictionary and its model are at hand, so new text can be run
+         *     n_labels: features with a label, null while the workspace is still being opened
          *     layer: of the first site it reads, null for places outside the layers
          */
         Card: {
@@ -1392,7 +1413,7 @@ export interface components {
             /** Live */
             live: boolean;
             /** N Labels */
-            n_labels: number;
+            n_labels: number | null;
         };
         /**
          * Checkpoint
@@ -1741,7 +1762,7 @@ export interface components {
             /** Live */
             live: boolean;
             /** N Labels */
-            n_labels: number;
+            n_labels: number | null;
             /** Manifest */
             manifest: {
                 [key: string]: unknown;
@@ -2867,6 +2888,14 @@ export interface components {
             };
         };
         /**
+         * Reader
+         * @description A token that reads and changes nothing, for pages that are shown elsewhere; null where no token is needed.
+         */
+        Reader: {
+            /** Token */
+            token: string | null;
+        };
+        /**
          * Run
          * @description A run with its settings and curves. ``seconds_left`` is at the rate of its last row.
          */
@@ -3469,6 +3498,35 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    reader_api_v1_session_reader_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Reader"];
+                };
             };
             /** @description What went wrong. */
             default: {

@@ -29,7 +29,9 @@ async def meta(request: Request, state: StateDep) -> Response:
 @router.get("/library", response_model=Library)
 async def library(request: Request, state: StateDep) -> Response:
     """Dictionaries, runs, and what could not be read."""
-    return await state.pool.answer(request, lambda stop: _library(state))
+    answer = await state.pool.answer(request, lambda stop: _library(state))
+    state.shown.set()
+    return answer
 
 
 @router.post("/library", response_model=Opened)

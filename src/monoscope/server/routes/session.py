@@ -22,6 +22,12 @@ class Login(Wire):
     token: Annotated[str, Field(min_length=1, max_length=1024)]
 
 
+class Reader(Wire):
+    """A token that reads and changes nothing, for pages that are shown elsewhere; null where no token is needed."""
+
+    token: str | None
+
+
 class Health(Wire):
     """The server is there."""
 
@@ -42,6 +48,13 @@ async def logout(request: Request) -> Response:
     door: Door = request.app.state.door
     gone = f"{door.cookie}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"
     return Response(status_code=204, headers={"Set-Cookie": gone})
+
+
+@router.get("/session/reader", response_model=Reader)
+async def reader(request: Request) -> Reader:
+    """The token of readers."""
+    door: Door = request.app.state.door
+    return Reader(token=door.reader)
 
 
 @health.get("/healthz", response_model=Health)

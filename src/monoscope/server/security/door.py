@@ -1,7 +1,8 @@
 """The token, and the cookie it is exchanged for; an address that fails ten times in a minute waits for one.
 
 The cookie is an HMAC of the token, so that the token itself is nowhere in the browser; its name carries the port,
-because cookies ignore ports and two servers of one machine would overwrite each other's.
+because cookies ignore ports and two servers of one machine would overwrite each other's. So is the token of readers,
+who may look at everything and change nothing: it can stand in an address that is given away.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Answer(Enum):
     OPEN = "open"
     UNKNOWN = "no token was sent"
     WRONG = "the token is not this server's"
+    READER = "this token is for reading only"
     LOCKED = "too many wrong tokens came from this address"
 
 
@@ -33,6 +35,7 @@ class Door:
         self._token = token.encode()
         self.cookie = f"monoscope-{port}"
         self.cookie_value = hmac.new(self._token, b"cookie", hashlib.sha256).hexdigest()
+        self.reader = hmac.new(self._token, b"reader", hashlib.sha256).hexdigest() if token else None
         self._clock = clock
         self._lock = threading.Lock()
         self._failures: dict[str, deque[float]] = {}
@@ -42,8 +45,13 @@ class Door:
         """Whether no token is asked for."""
         return not self._token
 
-    def admits(self, address: str, *, token: str | None = None, cookie: str | None = None) -> Answer:
-        """Whether who sends this comes in. A token that is not this server's counts against its address."""
+    def admits(
+        self, address: str, *, token: str | None = None, cookie: str | None = None, reads: bool = False
+    ) -> Answer:
+        """Whether who sends this comes in. A token that is not this server's counts against its address.
+
+        reads: nothing is asked to change, so that the token of readers is good enough
+        """
         if self.is_open or (cookie is not None and self._equal(cookie, self.cookie_value.encode())):
             return Answer.OPEN
         if token is None and cookie is None:
@@ -52,6 +60,8 @@ class Door:
             return Answer.LOCKED
         if token is not None and self._equal(token, self._token):
             return Answer.OPEN
+        if token is not None and self.reader and self._equal(token, self.reader.encode()):
+            return Answer.OPEN if reads else Answer.READER
         if token is not None:
             self._count(address)
         return Answer.WRONG

@@ -160,13 +160,16 @@ class Guard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         cookie = cookie_parser(headers.get("cookie", "")).get(self._door.cookie)
         bearer = token.strip() if scheme.lower() == "bearer" else None
-        refuse(self._door.admits(_address(scope), token=bearer, cookie=cookie))
+        reads = scope["method"] in SAFE
+        refuse(self._door.admits(_address(scope), token=bearer, cookie=cookie, reads=reads))
 
 
 def refuse(answer: Answer) -> None:
     """Raises ProblemError unless the door is open."""
     if answer is Answer.OPEN:
         return
+    if answer is Answer.READER:
+        raise ProblemError(403, answer.value)
     if answer is Answer.LOCKED:
         raise ProblemError(429, answer.value, hint="wait for a minute", headers={"Retry-After": "60"})
     hint = "open the address that was printed at start, or send Authorization: Bearer TOKEN"

@@ -1,4 +1,4 @@
-"""Tables of features, answered by one DuckDB connection made at start: in memory, without any access to files.
+"""Tables of features, answered by one DuckDB connection: in memory, without any access to files.
 
 An order (the features a question leaves, sorted) is computed once and kept; pages and places are then looked up in it.
 So a virtual table jumps anywhere for the price of its rows.
@@ -11,9 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +25,9 @@ from monoscope.server.table.added import Added
 from monoscope.server.table.columns import TOKENS, Scalars, indices
 from monoscope.server.table.question import Question
 
+if TYPE_CHECKING:
+    import duckdb
+
 KEPT_BYTES = 64_000_000
 CONFIG = {
     "enable_external_access": "false",
@@ -36,13 +38,15 @@ CONFIG = {
 
 
 class Database:
-    """The connection, the tables in it, and the orders that were asked for last. Safe to use from several threads."""
+    """The connection, the tables in it, and the orders that were asked for last. Safe to use from several threads.
+
+    DuckDB is loaded when the first table is asked for, which the first page does not do.
+    """
 
     def __init__(self, memory: str = "1GB", threads: int = 2) -> None:
-        config: dict[str, Any] = {**CONFIG, "memory_limit": memory, "threads": str(threads)}
-        self._connection = duckdb.connect(":memory:", config=config)
-        self._connection.execute("SET lock_configuration = true")
-        self._lock = threading.Lock()
+        self._config: dict[str, Any] = {**CONFIG, "memory_limit": memory, "threads": str(threads)}
+        self._made: duckdb.DuckDBPyConnection | None = None
+        self._lock, self._making = threading.Lock(), threading.Lock()
         self._tables: dict[str, FeatureTable] = {}
         self._orders: OrderedDict[tuple[str, ...], UInt32[np.ndarray, " n"]] = OrderedDict()
         self._kept = 0
@@ -55,9 +59,21 @@ class Database:
                 self._tables[key] = FeatureTable(self, f"t{len(self._tables)}", bundle)
             return self._tables[key]
 
+    @property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        with self._making:
+            if self._made is None:
+                import duckdb
+
+                self._made = duckdb.connect(":memory:", config=self._config)
+                self._made.execute("SET lock_configuration = true")
+            return self._made
+
     @contextmanager
     def cursor(self, stop: Stop) -> Iterator[duckdb.DuckDBPyConnection]:
         """A cursor that ``stop`` interrupts. Raises ProblemError for what a user may have asked wrongly."""
+        import duckdb
+
         cursor = self._connection.cursor()
         try:
             with stop.calling(cursor.interrupt):
@@ -73,7 +89,8 @@ class Database:
 
     def close(self) -> None:
         """Forget all tables."""
-        self._connection.close()
+        if self._made is not None:
+            self._made.close()
 
     def load(self, name: str, table: pa.Table) -> None:
         """Make or replace a table."""

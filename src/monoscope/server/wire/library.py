@@ -45,7 +45,8 @@ class Stats(Wire):
 class Card(Wire):
     """A dictionary's feature bundle in one view.
 
-    live: the dictionary and its model are at hand, so new text can be run; n_labels: features with a label
+    live: the dictionary and its model are at hand, so new text can be run
+    n_labels: features with a label, null while the workspace is still being opened
     layer: of the first site it reads, null for places outside the layers
     """
 
@@ -68,7 +69,7 @@ class Card(Wire):
     bytes: int
     created: str | None
     live: bool
-    n_labels: int
+    n_labels: int | None
 
 
 class Broken(Wire):
