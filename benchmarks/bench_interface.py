@@ -1,13 +1,15 @@
 """How long a person waits in the web interface: its interactions on 131,072 features, in a headless browser.
 
     python benchmarks/bench_interface.py [--bundle LARGE.mono] [--demo DIR] [--workspace DIR] [--repeat 20] [--out FILE]
+        [--only start,feature,table,bar,search,live]
 
 LARGE.mono is a bundle as ``large_bundle.py`` makes it, DIR a run of ``monoscope demo``; both are made if not given.
 Every feature is given a label, and the labels are indexed, which takes minutes: ``--workspace`` keeps that for the next
-time. Input is the browser's own (pointer, keys), one interaction at a time, with nothing else under way. What is
-measured lies inside the page: from the event, as its first listener hears it, until the frame that shows the result has
-been painted. A result is recognized by what the page holds, watched by a MutationObserver. Where the page waits for one
-to stop typing, that pause is part of the time, and of the target.
+time. ``--only`` measures some parts, and leaves the others in FILE as they stand there. Input is the browser's own
+(pointer, keys), one interaction at a time, with nothing else under way. What is measured lies inside the page: from the
+event, as its first listener hears it, until the frame that shows the result has been painted. A result is recognized by
+what the page holds, watched by a MutationObserver. Where the page waits for one to stop typing, that pause is part of
+the time, and of the target.
 
 Interactions of attribution graphs (pruning, hovering, grouping) are left out: their pages do not exist yet.
 
@@ -27,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,6 +57,7 @@ ARGUMENTS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 LONGEST = 60_000  # milliseconds until an interaction counts as broken
+PARTS = ("start", "feature", "table", "bar", "search", "live")
 STARTS = 5
 SEARCH_PAUSE, TEST_PAUSE = 100, 150  # milliseconds after the last key, as the pages have them
 
@@ -112,7 +115,11 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, help="directory of labels and their index, made if it is not there")
     parser.add_argument("--repeat", type=int, default=20)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them")
     options = parser.parse_args()
+    parts = options.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"--only: found {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}")
     lacking = "needs Chromium on PATH" if CHROMIUM is None else None
     if not (BUILT / "manifest.json").is_file():
         lacking = "the interface is not built: python ui/build.py"
@@ -122,7 +129,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         bundle = options.bundle or _large(Path(made))
         demo = options.demo or _demo(Path(made))
-        result = measure(bundle, demo, options.workspace or Path(made) / "workspace", Path(made), options.repeat)
+        workspace = options.workspace or Path(made) / "workspace"
+        result = measure(bundle, demo, workspace, Path(made), options.repeat, parts)
     for row in result["rows"]:
         over = "" if row["p95_ms"] <= row["target_ms"] else "  over"
         print(
@@ -131,43 +139,54 @@ def main() -> None:
         )
     print(json.dumps({name: value for name, value in result.items() if name != "rows"}, indent=1))
     if options.out is not None:
+        if options.out.is_file():
+            kept = [row for row in json.loads(options.out.read_text())["rows"] if row.get("part") not in parts]
+            result["rows"] = sorted([*kept, *result["rows"]], key=lambda row: PARTS.index(row.get("part", "start")))
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     if result["requests"]["elsewhere"]:
         sys.exit(f"requests left the machine: {', '.join(result['requests']['elsewhere'])}")
 
 
-def measure(bundle: Path, demo: Path, workspace: Path, scratch: Path, repeat: int) -> dict[str, Any]:
-    """Everything, of one browser and one server after another."""
+def measure(
+    bundle: Path, demo: Path, workspace: Path, scratch: Path, repeat: int, parts: Sequence[str] = PARTS
+) -> dict[str, Any]:
+    """Parts, of one browser and one server after another."""
     from playwright.sync_api import sync_playwright
 
-    loads = [os.getloadavg()[0]]
     words = _label(bundle, workspace)
     asked: list[str] = []
+    rows: list[dict[str, Any]] = []
+    n = len(FeatureBundle.open(bundle))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:
-            rows = start(browser, [bundle, demo], scratch, min(repeat, STARTS), asked)
+            if "start" in parts:
+                busy = _busy()
+                for row in start(browser, [bundle, demo], scratch, min(repeat, STARTS), asked):
+                    rows.append({"part": "start", **row, "busy_before": busy})
             with served([bundle, demo], workspace / "workspace.db") as said:
                 ids = _ids(said, bundle, demo)
                 _indexed(said, words)
-                loads.append(os.getloadavg()[0])
                 tab = Tab(browser, said, repeat, asked)
-                for part in (feature_page, table_page):
-                    part(tab, ids[0], len(FeatureBundle.open(bundle)))
-                command_bar(tab, ids[0], words)
-                search_page(tab, words)
-                live(tab, ids[1])
-                rows += tab.rows
-                payload = _payload(said, ids[0], len(FeatureBundle.open(bundle)))
+                measured: dict[str, Callable[[], None]] = {
+                    "feature": lambda: feature_page(tab, ids[0], n),
+                    "table": lambda: table_page(tab, ids[0], n),
+                    "bar": lambda: command_bar(tab, ids[0], words),
+                    "search": lambda: search_page(tab, words),
+                    "live": lambda: live(tab, ids[1]),
+                }
+                for part in [part for part in PARTS if part in parts and part in measured]:
+                    busy, tab.rows = _busy(), []
+                    measured[part]()
+                    rows += [{"part": part, **row, "busy_before": busy} for row in tab.rows]
+                payload = _payload(said, ids[0], n)
         finally:
             browser.close()
-    loads.append(os.getloadavg()[0])
     elsewhere = sorted({url for url in asked if urlsplit(url).hostname != "127.0.0.1"})
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "loads": [round(load, 1) for load in loads],
         "browser": f"Chromium {browser.version}",
-        "features": len(FeatureBundle.open(bundle)),
+        "features": n,
         "rows": rows,
         "sizes": {**_script(), **payload},
         "requests": {"n": len(asked), "elsewhere": elsewhere},
@@ -447,6 +466,22 @@ def _shown(feature: int) -> str:
 def _row(interaction: str, target: float, times: list[float]) -> dict[str, Any]:
     p50, p95 = (round(float(value), 1) for value in np.percentile(times, [50, 95]))
     return {"interaction": interaction, "target_ms": target, "p50_ms": p50, "p95_ms": p95, "n": len(times)}
+
+
+def _busy(seconds: float = 0.5) -> float | None:
+    """Share of the processors' time that others take while this process waits; None where the kernel does not say."""
+
+    def read() -> tuple[int, int]:
+        numbers = [int(part) for part in stat.read_text().split("\n", 1)[0].split()[1:]]
+        return sum(numbers[:8]), numbers[3] + numbers[4]
+
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return None
+    before = read()
+    time.sleep(seconds)
+    after = read()
+    return round(1 - (after[1] - before[1]) / max(after[0] - before[0], 1), 2)
 
 
 def _script() -> dict[str, float]:
