@@ -61,11 +61,11 @@ def acts(demo: Path) -> Any:
 def test_features_of_a_text_are_those_of_the_library_strongest_first(page: Page, acts: Any) -> None:
     largest = acts[1:].amax(0)
     assert features(page) == largest.argsort(descending=True)[:10].tolist()
-    assert page.locator(".strip [data-i]").count() == len(acts)
+    assert page.locator(".strip .t").count() == len(acts)
 
 
 def test_picking_a_token_ranks_by_it_and_is_in_the_address(page: Page, acts: Any) -> None:
-    page.locator(".strip [data-i='3']").click()
+    page.locator(".strip .t").nth(3).click()
     settle(page)
     assert features(page) == acts[3].argsort(descending=True)[: min(10, int((acts[3] > 0).sum()))].tolist()
     assert state(page)["pos"] == "3"
@@ -181,7 +181,7 @@ def test_hostile_and_long_texts(page: Page, watch: Any) -> None:
     words = "word " * 90
     page.get_by_role("textbox", name="Text").fill(words * 4)
     page.wait_for_url("**#text=*")
-    ready_or_refused = page.get_by_role("alert").or_(page.locator(".strip [data-i='100']"))
+    ready_or_refused = page.get_by_role("alert").or_(page.locator(".strip .t").nth(100))
     watch.allow("status of 4")
     expect(ready_or_refused.first).to_be_visible(timeout=LONG)
     page.reload()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from ui_pages import settle
 
 from monoscope.features import FeatureBundle
@@ -30,9 +30,10 @@ def test_contexts_are_those_of_the_bundle_strongest_first(feature: Page, bundle:
     strips = feature.get_by_role("region", name="Strongest").locator(".strip").all()
     assert len(strips) == min(12, len(stored))
     for strip, context in zip(strips, stored, strict=False):
-        tokens = strip.locator("[data-i]")
+        tokens = strip.locator(".t")
         assert tokens.count() == len(context.tokens)
-        assert strip.locator(".peak").get_attribute("data-i") == str(context.peak)
+        assert strip.locator(".left .t").count() == context.peak
+        assert strip.locator(".right .t").first.evaluate("one => one.classList.contains('peak')")
         assert strip.locator(".lv").count() == (context.acts != 0).sum()
 
 
@@ -81,15 +82,75 @@ def test_how_much_of_a_context_is_shown(feature: Page) -> None:
     group = feature.get_by_role("group", name="How much of a context is shown")
     strip = feature.locator(".strip").first
     group.get_by_role("button", name="Full").click()
-    everything = strip.locator("[data-i]").filter(visible=True).count()
-    assert everything == strip.locator("[data-i]").count()
+    everything = strip.locator(".t").filter(visible=True).count()
+    assert everything == strip.locator(".t").count()
     group.get_by_role("button", name="Snippet").click()
-    assert strip.locator("[data-i]").filter(visible=True).count() <= 17
+    assert strip.locator(".t").filter(visible=True).count() <= 17
     feature.get_by_role("button", name="Breaks").click()
     feature.reload()
     settle(feature)
     assert group.get_by_role("button", name="Snippet").get_attribute("aria-pressed") == "true"
     assert "breaks" in (strip.get_attribute("class") or "")
+
+
+def test_tokens_that_are_written_from_the_right_stand_in_their_order(feature: Page) -> None:
+    words = [
+        "\u05e9\u05dc\u05d5\u05dd",
+        " ",
+        "\u05e2\u05d5\u05dc\u05dd",
+        " = ",
+        "\u0645\u0631\u062d\u0628\u0627",
+        "(1",
+        ")",
+    ]
+
+    def answer(route: Route) -> None:
+        read = route.fetch().json()
+        read["strings"] = [words[i % len(words)] for i in range(len(read["strings"]))]
+        route.fulfill(json=read)
+
+    feature.route(f"**/features/{INDEX}/contexts*", answer)
+    feature.reload()
+    settle(feature)
+    strip = feature.get_by_role("region", name="Strongest").locator(".strip").first
+    tokens = strip.locator(".right .t").evaluate_all(
+        "all => all.map((one) => ({ left: one.getBoundingClientRect().left, text: one.textContent, "
+        "direction: getComputedStyle(one).direction, bidi: getComputedStyle(one).unicodeBidi }))"
+    )
+    lefts = [token["left"] for token in tokens]
+    assert len({token["text"] for token in tokens}) > 3
+    assert lefts == sorted(lefts)
+    for token in tokens:
+        is_right_to_left = any("\u0590" <= letter <= "\u08ff" for letter in token["text"])
+        assert (token["direction"] == "rtl", token["bidi"] == "isolate") == (is_right_to_left, is_right_to_left)
+
+
+def test_the_next_feature_is_drawn_once_and_one_that_takes_long_is_waited_for(feature: Page) -> None:
+    with feature.expect_response(f"**/features/{INDEX + 1}/contexts"):
+        feature.reload()
+    settle(feature)
+    feature.evaluate(
+        """() => {
+          window.skeletons = 0;
+          new MutationObserver(() => (window.skeletons += document.querySelectorAll('main .skeleton').length))
+            .observe(document.querySelector('main'), { subtree: true, childList: true });
+        }"""
+    )
+    feature.keyboard.press("j")
+    expect(feature.get_by_role("heading", level=1)).to_have_text(f"Feature {INDEX + 1}")
+    assert feature.evaluate("window.skeletons") == 0
+
+    held: list[Route] = []
+    feature.route(f"**/features/{INDEX + 100}*", lambda route: held.append(route))
+    feature.keyboard.press("Control+k")
+    feature.get_by_role("dialog").get_by_role("combobox").fill(f"demo/{INDEX + 100}")
+    feature.keyboard.press("Enter")
+    expect(feature.get_by_role("heading", level=1)).to_have_text(f"Feature {INDEX + 100}")
+    contexts = feature.get_by_role("region", name="Contexts")
+    expect(contexts.locator(".skeleton").first).to_be_visible()
+    for route in held:
+        route.continue_()
+    expect(contexts.locator(".strip").first).to_be_visible()
 
 
 def test_neighbors_and_logit_effects_are_the_bundles(feature: Page, bundle: FeatureBundle) -> None:
@@ -165,8 +226,8 @@ def test_ones_own_text_runs_through_the_feature(feature: Page, bundle: FeatureBu
     answer = feature.locator(".answer .strip")
     expect(answer).to_be_visible(timeout=60_000)
     fires = answer.locator(".lv")
-    assert fires.count() <= answer.locator("[data-i]").count()
-    shown = answer.locator("[data-i]").count()
+    assert fires.count() <= answer.locator(".t").count()
+    shown = answer.locator(".t").count()
     assert shown in (tokens.shape[1], tokens.shape[1] + 1), "the model's first token may be shown before the text"
     assert abs(int((wanted != 0).sum()) - fires.count()) <= 1
 

@@ -84,6 +84,36 @@ def test_notes_on_items_removal_and_its_undoing(listed: Page) -> None:
     expect(listed.locator("ol.items > li")).to_have_count(2)
     listed.get_by_role("button", name="Undo").click()
     expect(listed.locator("ol.items > li")).to_have_count(3)
+    assert order(listed) == ["3", "5", "8"]
+    expect(listed.get_by_label("Note on feature 5")).to_have_value("closing ones")
+    listed.get_by_role("button", name="Move feature 8").focus()
+    listed.keyboard.press("ArrowUp")
+    expect(listed.get_by_text("Feature 8 is now 2 of 3")).to_be_attached()
+    listed.wait_for_load_state("networkidle")
+    listed.keyboard.press("z")
+    expect(listed.get_by_text("Took back moving feature 8")).to_be_visible()
+    expect(listed.locator("ol.items > li h3 .index").nth(2)).to_have_text("8")
+
+
+def test_of_two_notes_on_one_item_neither_is_overwritten_unseen(
+    listed: Page, visit: Callable[..., Any], server: Any, watch: Any
+) -> None:
+    watch.allow("status of 412")
+    other = visit(listed.url.removeprefix(server.address), at=server)
+    expect(other.locator("ol.items h3")).to_have_count(3)
+    for page, words in ((listed, "what one says"), (other, "what two says")):
+        note = page.get_by_label("Note on feature 5")
+        note.fill(words)
+        note.blur()
+        page.wait_for_load_state("networkidle")
+    conflict = other.get_by_role("alert")
+    expect(conflict).to_contain_text("what one says")
+    expect(other.get_by_label("Note on feature 5")).to_have_value("what two says")
+    conflict.get_by_role("button", name="Save mine over it").click()
+    expect(conflict).to_have_count(0)
+    listed.reload()
+    settle(listed)
+    expect(listed.get_by_label("Note on feature 5")).to_have_value("what two says")
 
 
 def test_a_list_is_renamed_described_saved_and_deleted(listed: Page) -> None:

@@ -197,3 +197,38 @@ def test_what_is_wrong_is_said(page: Page, watch: Any) -> None:
     settle(page)
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("999999", timeout=LONG)
+
+
+def test_single_tokens_of_the_prompt_are_steered(page: Page) -> None:
+    add(page, "demo/3")
+    page.get_by_label("Edit", exact=True).select_option("at chosen tokens")
+    assert values(page, "at") == ["-1"]
+    run(page)
+    steered = page.get_by_role("region", name="Steered", exact=True)
+    last = steered.locator(".prompt > span").count() - 1
+    expect(steered.locator(".edited")).to_have_count(1)
+    applied = page.get_by_role("region", name="What was applied")
+    expect(applied).to_contain_text(re.compile(r"1 of \d+"))
+    steered.locator(".prompt > span").nth(1).click()
+    assert values(page, "at") == ["-1,1"]
+    run(page)
+    expect(applied).to_contain_text(re.compile(r"2 of \d+"))
+    steered.locator(".prompt > span").nth(last).click()
+    assert values(page, "at") == ["1"]
+    page.get_by_label("Places", exact=True).fill("")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_disabled()
+
+
+def test_a_sweep_shows_every_strength_and_where_the_guard_ends(page: Page) -> None:
+    add(page, "demo/3")
+    page.get_by_role("button", name="Sweep strengths").click()
+    strengths = page.get_by_role("region", name="Strengths")
+    expect(strengths.locator("li .chip")).to_have_count(7, timeout=LONG)
+    expect(page.get_by_role("button", name="Sweep strengths")).to_be_enabled()
+    kls = [float(text.split()[1].replace("k", "e3")) for text in strengths.locator("li .muted").all_inner_texts()]
+    assert max(kls) == kls[-1]  # the strongest moves most
+    shaded = strengths.locator("rect.beyond").count()
+    assert shaded == strengths.get_by_text("not coherent", exact=True).count()
+    strengths.get_by_role("listitem").nth(2).get_by_role("button", name="Use").click()
+    assert values(page, "e") == ["demo/3,add,0.1,norm"]

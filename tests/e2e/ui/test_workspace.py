@@ -47,6 +47,33 @@ def test_a_label_is_written_changed_and_removed(visit: Callable[..., Any]) -> No
     expect(shown).to_contain_text("Not labeled")
 
 
+def test_z_takes_back_one_change_after_another(visit: Callable[..., Any]) -> None:
+    page = visit("/d/demo/f/9")
+    shown = page.get_by_role("region", name="Label and explanations")
+    label(page, "first words")
+    expect(shown.locator(".label .text")).to_have_text("first words")
+    label(page, "other words")
+    expect(shown.locator(".label .text")).to_have_text("other words")
+    page.keyboard.press("b")
+    expect(page.get_by_role("button", name="Bookmarked")).to_be_visible()
+    page.get_by_role("button", name="Write a note").click()
+    page.get_by_role("textbox", name="Note").fill("something to keep")
+    page.get_by_role("button", name="Save note").click()
+    expect(page.get_by_text("something to keep")).to_be_visible()
+    page.locator("h1").click()
+
+    page.keyboard.press("z")
+    expect(page.get_by_text("something to keep")).to_have_count(0)
+    page.keyboard.press("z")
+    expect(page.get_by_role("button", name="Bookmark", exact=True)).to_be_visible()
+    page.keyboard.press("z")
+    expect(shown.locator(".label .text")).to_have_text("first words")
+    page.keyboard.press("z")
+    expect(shown).to_contain_text("Not labeled")
+    page.keyboard.press("z")
+    expect(page.get_by_text("Nothing was changed yet")).to_be_visible()
+
+
 def test_of_two_who_label_at_once_neither_is_overwritten_unseen(visit: Callable[..., Any], watch: Any) -> None:
     watch.allow("status of 4")
     one = visit("/d/demo/f/6")

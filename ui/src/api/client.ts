@@ -2,6 +2,7 @@
 
 import { base } from '$/app/router.svelte';
 import { connection } from './connection.svelte';
+import { bearer } from './reader';
 
 export type Query = Record<string, string | number | boolean | readonly (string | number)[] | null | undefined>;
 
@@ -54,6 +55,7 @@ export async function send(method: string, path: string, options: Options = {}):
   const headers: Record<string, string> = { Accept: options.accept ?? 'application/json' };
   if (options.body !== undefined) headers['Content-Type'] = 'application/json';
   if (options.last) headers['Last-Event-ID'] = options.last;
+  if (bearer) headers['Authorization'] = bearer;
   if (options.etag) headers['If-Match'] = `"${options.etag}"`;
   let response: Response;
   try {

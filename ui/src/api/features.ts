@@ -34,11 +34,22 @@ export function peekFeature(dict: string, feature: number): { feature: Feature; 
   return known && read ? { feature: known, contexts: read } : null;
 }
 
+let ahead: readonly (readonly [string, number])[] = [];
+let reading = false;
+
+/** Read features before they are asked for, the first first, one at a time: what is asked for does not wait for them. */
 export function prefetch(dict: string, list: readonly number[]): void {
-  for (const feature of list) {
-    void getFeature(dict, feature).catch(() => undefined);
-    void getContexts(dict, feature).catch(() => undefined);
+  ahead = list.filter((feature) => !peekFeature(dict, feature)).map((feature) => [dict, feature] as const);
+  if (!reading) void readAhead();
+}
+
+async function readAhead(): Promise<void> {
+  reading = true;
+  for (let next = ahead[0]; next; next = ahead[0]) {
+    ahead = ahead.slice(1);
+    await Promise.allSettled([getFeature(...next), getContexts(...next)]);
   }
+  reading = false;
 }
 
 /** After a change of labels, tags or bookmarks. */

@@ -1,6 +1,7 @@
 // Lists and notes: every change names the state it is of, and throws a Problem of status 412 when another came first.
 
 import { api } from './client';
+import { history, restore, stateOf, wrote, type Change } from './history.svelte';
 import type { components } from './schema';
 
 type Schemas = components['schemas'];
@@ -19,22 +20,70 @@ async function pages<T extends { id: string }>(path: string, query: Record<strin
   }
 }
 
+const write = {
+  list: async (list: FeatureList, etag: string, name: string, description: string) => wrote(await api.put<FeatureList>(`lists/${list.id}`, { name, description }, etag)),
+  note: async (item: ListItem, etag: string, note: string) => wrote(await api.put<ListItem>(`lists/${item.list_id}/items/${item.id}`, { note }, etag)),
+  place: async (item: ListItem, before: string | null) => wrote(await api.post<ListItem>(`lists/${item.list_id}/items/${item.id}/move`, { before })),
+  text: async (note: Note, etag: string, markdown: string) => wrote(await api.put<Note>(`notes/${note.id}`, { markdown }, etag)),
+};
+
 export const lists = {
   all: (signal?: AbortSignal) => pages<FeatureList>('lists', {}, signal),
   get: (id: string, signal?: AbortSignal) => api.get<FeatureList>(`lists/${id}`, {}, signal),
-  create: (name: string) => api.post<FeatureList>('lists', { name }),
-  edit: (list: FeatureList, name: string, description: string) => api.put<FeatureList>(`lists/${list.id}`, { name, description }, list.etag),
-  remove: (list: FeatureList) => api.delete(`lists/${list.id}`, list.etag),
   items: async (id: string, signal?: AbortSignal) => (await api.get<{ items: ListItem[] }>(`lists/${id}/items`, {}, signal)).items,
-  add: (id: string, features: { dict: string; feature: number }[]) => api.post(`lists/${id}/items`, { items: features }),
-  note: (item: ListItem, note: string) => api.put<ListItem>(`lists/${item.list_id}/items/${item.id}`, { note }, item.etag),
-  move: (item: ListItem, before: string | null) => api.post<ListItem>(`lists/${item.list_id}/items/${item.id}/move`, { before }),
-  drop: (item: ListItem) => api.delete(`lists/${item.list_id}/items/${item.id}`, item.etag),
+
+  async create(name: string): Promise<FeatureList> {
+    const list = await api.post<FeatureList>('lists', { name });
+    history.did(`the list “${name}”`, async () => api.delete(`lists/${list.id}`, (await lists.get(list.id)).etag));
+    return list;
+  },
+  async edit(list: FeatureList, name: string, description: string): Promise<void> {
+    const saved = await write.list(list, list.etag, name, description);
+    history.did(`the name of “${name}”`, () => write.list(saved, stateOf(saved), list.name, list.description));
+  },
+  async remove(list: FeatureList): Promise<void> {
+    await api.delete(`lists/${list.id}`, list.etag);
+    history.did(`deleting “${list.name}”`, () => restore('lists', list.id));
+  },
+  async add(id: string, features: { dict: string; feature: number }[]): Promise<void> {
+    const had = new Set((await lists.items(id)).map((item) => item.id));
+    const { items } = await api.post<{ items: ListItem[] }>(`lists/${id}/items`, { items: features });
+    const fresh = items.filter((item) => !had.has(item.id));
+    history.did(features.length === 1 ? `adding feature ${features[0]?.feature} to a list` : `adding ${features.length} features to a list`, () =>
+      Promise.all(fresh.map((item) => api.delete(`lists/${id}/items/${item.id}`))),
+    );
+  },
+  async note(item: ListItem, note: string): Promise<ListItem> {
+    const saved = await write.note(item, item.etag, note);
+    history.did(`the note on feature ${item.feature}`, () => write.note(saved, stateOf(saved), item.note));
+    return saved;
+  },
+  /** Put an item in front of another, or at the end; `was`: what it stood in front of. */
+  async move(item: ListItem, before: string | null, was: string | null): Promise<ListItem> {
+    const moved = await write.place(item, before);
+    history.did(`moving feature ${item.feature}`, () => write.place(moved, was));
+    return moved;
+  },
+  async drop(item: ListItem): Promise<Change> {
+    await api.delete(`lists/${item.list_id}/items/${item.id}`, item.etag);
+    return history.did(`taking feature ${item.feature} off a list`, () => restore('items', item.id));
+  },
 };
 
 export const notes = {
   all: (query: Record<string, string> = {}, signal?: AbortSignal) => pages<Note>('notes', query, signal),
-  create: (kind: Note['target_kind'], id: string, markdown: string) => api.post<Note>('notes', { target_kind: kind, target_id: id, markdown }),
-  edit: (note: Note, markdown: string) => api.put<Note>(`notes/${note.id}`, { markdown }, note.etag),
-  remove: (note: Note) => api.delete(`notes/${note.id}`, note.etag),
+
+  async create(kind: Note['target_kind'], id: string, markdown: string): Promise<Note> {
+    const note = wrote(await api.post<Note>('notes', { target_kind: kind, target_id: id, markdown }));
+    history.did('a note', () => api.delete(`notes/${note.id}`, stateOf(note)));
+    return note;
+  },
+  async edit(note: Note, markdown: string): Promise<void> {
+    const saved = await write.text(note, note.etag, markdown);
+    history.did('changing a note', () => write.text(saved, stateOf(saved), note.markdown));
+  },
+  async remove(note: Note): Promise<void> {
+    await api.delete(`notes/${note.id}`, note.etag);
+    history.did('deleting a note', () => restore('notes', note.id));
+  },
 };

@@ -2,6 +2,7 @@
 // nothing jumps; what is no longer wanted is aborted.
 
 import { isAbort, Problem } from './client';
+import { history } from './history.svelte';
 
 export class Resource<T> {
   data: T | undefined = $state.raw(undefined);
@@ -28,6 +29,7 @@ export function resource<T>(load: (signal: AbortSignal) => Promise<T> | T | unde
   const held = new Resource<T>();
   $effect(() => {
     held.track();
+    void history.version;
     const abort = new AbortController();
     const started = load(abort.signal);
     if (!(started instanceof Promise)) {

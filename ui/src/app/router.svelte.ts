@@ -10,6 +10,8 @@ export interface Route {
   load: () => Promise<{ default: Component }>;
   /** Where the page stands in the rail; pages of one object have none. */
   rail?: { title: string; icon: string; key?: string };
+  /** Without the frame: shown within pages of others. */
+  bare?: boolean;
 }
 
 export interface Place {

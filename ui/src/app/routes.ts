@@ -1,5 +1,5 @@
 // Pages, one line each. Only pages that exist are here; a page with a `rail` shows in it, in this order.
-// Addresses kept free for pages that come later: /graphs, /g/:id, /d/:dict/map, /explain, /embed.
+// Addresses kept free for pages that come later: /graphs, /g/:id, /d/:dict/map, /explain.
 
 import type { Route } from './router.svelte';
 
@@ -14,6 +14,8 @@ export const routes: Route[] = [
   { path: '/lists', name: 'lists', load: () => import('$/pages/Lists.svelte'), rail: { title: 'Lists & notes', icon: 'list' } },
   { path: '/lists/:list', name: 'list', load: () => import('$/pages/List.svelte') },
   { path: '/settings', name: 'settings', load: () => import('$/pages/Settings.svelte'), rail: { title: 'Settings', icon: 'settings' } },
+  { path: '/l/:link', name: 'link', load: () => import('$/pages/Link.svelte') },
+  { path: '/embed/d/:dict/f/:feature', name: 'embed', load: () => import('$/pages/Embed.svelte'), bare: true },
   { path: '/d/:dict', name: 'dictionary', load: () => import('$/pages/Dictionary.svelte') },
   { path: '/d/:dict/f/:feature', name: 'feature', load: () => import('$/pages/Feature.svelte') },
 ];

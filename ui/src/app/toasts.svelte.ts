@@ -1,5 +1,7 @@
 // Short messages that need no answer; one that failed stays until it is closed.
 
+import { history, type Change } from '$/api/history.svelte';
+
 export interface Toast {
   id: number;
   text: string;
@@ -27,4 +29,14 @@ export const toasts = new Toasts();
 /** Say what went wrong in a mutation. */
 export function failed(error: unknown): void {
   toasts.say(error instanceof Error ? error.message : String(error), { kind: 'failed' });
+}
+
+/** Take back a change, the last one as a rule, and say so. */
+export async function takeBack(change?: Change): Promise<void> {
+  try {
+    const what = await history.undo(change);
+    toasts.say(what === null ? 'Nothing was changed yet' : `Took back ${what}`);
+  } catch (error) {
+    failed(error);
+  }
 }

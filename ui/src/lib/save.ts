@@ -9,9 +9,9 @@ export function csv(head: string[], rows: (string | number)[][]): string {
   return [head, ...rows].map((row) => row.map(cell).join(',')).join('\n') + '\n';
 }
 
-/** Let the browser save a text under a name. */
-export function save(name: string, text: string, type: string): void {
-  const url = URL.createObjectURL(new Blob([text], { type }));
+/** Let the browser save something under a name. */
+export function save(name: string, content: string | Blob, type: string): void {
+  const url = URL.createObjectURL(new Blob([content], { type }));
   const link = document.createElement('a');
   link.href = url;
   link.download = name;

@@ -1,0 +1,176 @@
+"""What leaves a page: short addresses, frames for other pages, pictures, Python; and panels as large as the window."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+from ui_pages import settle
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def feature(visit: Callable[..., Any]) -> Page:
+    page = visit("/d/demo/f/3?act=0.1:100")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    return page
+
+
+def copied(page: Page, menu: str, item: str) -> str:
+    page.get_by_role("button", name=menu, exact=True).click()
+    page.get_by_role("button", name=item, exact=True).click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    return page.evaluate("navigator.clipboard.readText()")
+
+
+def test_a_short_address_leads_to_the_same_page(feature: Page) -> None:
+    before = feature.url
+    link = copied(feature, "Copy", "Link")
+    assert "/l/" in link
+    assert len(link.split("/l/")[1].split("#")[0]) <= 12
+    feature.goto("about:blank")
+    feature.goto(link)
+    expect(feature.get_by_role("heading", name="Feature 3", exact=True)).to_be_visible()
+    assert feature.url == before
+
+
+def test_an_address_opens_where_its_workspace_is_not_and_leads_nowhere_else(feature: Page, watch: Any) -> None:
+    watch.allow("status of 404")
+    origin = feature.url.split("/d/")[0]
+    feature.goto("about:blank")
+    feature.goto(f"{origin}/l/0000000000#%2Fd%2Fdemo%2Ff%2F5")
+    expect(feature.get_by_role("heading", name="Feature 5", exact=True)).to_be_visible()
+    for elsewhere in ("%2F%2Fexample.org%2Fx", "https%3A%2F%2Fexample.org"):
+        feature.goto("about:blank")
+        feature.goto(f"{origin}/l/0000000000#{elsewhere}")
+        settle(feature)
+        assert feature.url.startswith(origin)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[HTTPServer]:
+    """A site of another origin, with one page."""
+
+    class Site(BaseHTTPRequestHandler):
+        page = ""
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(self.page.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    site = HTTPServer(("127.0.0.1", 0), Site)
+    thread = threading.Thread(target=site.serve_forever)
+    thread.start()
+    yield site
+    site.shutdown()
+    thread.join()
+    site.server_close()
+
+
+def test_a_frame_of_another_page_reads_by_a_token_that_changes_nothing(
+    visit: Callable[..., Any], start: Callable[..., Any], demo: Path, browser: Any, elsewhere: HTTPServer
+) -> None:
+    origin = f"http://127.0.0.1:{elsewhere.server_port}"
+    served = start(demo, settings=(f'server.allow_frame=["{origin}"]',))
+    page = visit("/d/demo/f/3", at=served)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    frame = copied(page, "Copy", "Frame for a web page")
+    token = frame.split("token=")[1].split('"')[0]
+    assert token != served.token
+
+    elsewhere.RequestHandlerClass.page = frame  # type: ignore[attr-defined]
+    stranger = browser.new_context()
+    about = stranger.new_page()
+    about.goto(origin)
+    shown = about.frame_locator("iframe")
+    expect(shown.get_by_role("heading", level=1)).to_contain_text("Feature 3")
+    expect(shown.get_by_role("region", name="Strongest").locator(".strip").first).to_be_visible()
+    assert shown.get_by_role("navigation").count() == 0
+    stranger.close()
+
+    api, reader = f"{served.address}/api/v1", {"Authorization": f"Bearer {token}"}
+    assert httpx.get(f"{api}/library", headers=reader).status_code == 200
+    label = {"dict": "demo", "feature": 3, "text": "not mine"}
+    assert httpx.post(f"{api}/labels", json=label, headers=reader).status_code == 403
+    assert httpx.post(f"{api}/session", json={"token": token}).status_code == 403
+
+
+def test_panels_are_saved_as_pictures_of_what_they_show(feature: Page, tmp_path: Path) -> None:
+    name = "Logits and activations"
+    feature.get_by_role("button", name=f"{name}: more").click()
+    with feature.expect_download() as download:
+        feature.get_by_role("button", name="Save as SVG").click()
+    drawn = ElementTree.parse(download.value.path()).getroot()
+    texts = [text.text for text in drawn.iter(f"{SVG}text")]
+    wanted = feature.locator(".stats .token").all_inner_texts()
+    assert [text for text in texts if text in wanted][: len(wanted)]
+    assert "Suppresses" in texts
+    assert len(list(drawn.iter(f"{SVG}path"))) >= 2
+    assert not list(drawn.iter(f"{SVG}foreignObject"))
+
+    feature.get_by_role("button", name="Contexts: more").click()
+    with feature.expect_download() as download:
+        feature.get_by_role("button", name="Save as PNG").click()
+    data = Path(download.value.path()).read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", data[16:24])
+    box = feature.get_by_role("region", name="Contexts").bounding_box()
+    assert box is not None
+    assert width >= 2 * box["width"]
+    assert height >= 2 * box["height"]
+
+
+def test_python_of_a_panel_shows_the_same(feature: Page) -> None:
+    code = copied(feature, "Contexts: more", "Copy as Python")
+    out: list[Any] = []
+    exec(code, {"print": lambda *words: out.append(words)})
+    first = feature.get_by_role("region", name="Strongest").locator("li").first
+    assert f"{out[0][0]:.2f}"[:3] == first.locator(".value").inner_text()[:3]
+
+
+def test_m_makes_a_panel_as_large_as_the_window(feature: Page) -> None:
+    panel = feature.get_by_role("region", name="Contexts")
+    before = panel.bounding_box()
+    panel.hover(position={"x": 300, "y": 80})
+    feature.keyboard.press("m")
+    expect(panel).to_have_attribute("data-maximized", "")
+    assert "panel=contexts" in feature.url
+    box = panel.bounding_box()
+    size = feature.viewport_size
+    assert box is not None
+    assert before is not None
+    assert size is not None
+    assert box["width"] > before["width"]
+    assert box["height"] > 0.95 * size["height"]
+    feature.reload()
+    settle(feature)
+    expect(panel).to_have_attribute("data-maximized", "")
+    feature.keyboard.press("Escape")
+    expect(panel).not_to_have_attribute("data-maximized", "")
+    assert "act=" in feature.url
+
+
+def test_s_steers_by_the_feature_and_c_compares_its_dictionary(visit: Callable[..., Any], library: Any) -> None:
+    page = visit("/d/demo/f/3", at=library)
+    page.keyboard.press("s")
+    expect(page.get_by_role("heading", name="Steer", exact=True)).to_be_visible()
+    assert "e=demo%2F3%2Cadd" in page.url
+    page.go_back()
+    expect(page.get_by_role("heading", name="Feature 3", exact=True)).to_be_visible()
+    page.keyboard.press("c")
+    expect(page.get_by_role("heading", name="Compare", exact=True)).to_be_visible()
+    assert page.url.split("dicts=")[1].startswith("demo%2C")
