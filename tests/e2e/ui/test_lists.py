@@ -83,7 +83,7 @@ def test_notes_on_items_removal_and_its_undoing(listed: Page) -> None:
     listed.get_by_role("button", name="Take feature 5 off the list").click()
     expect(listed.locator("ol.items > li")).to_have_count(2)
     listed.get_by_role("button", name="Undo").click()
-    expect(listed.locator("ol.items > li")).to_have_count(3)
+    expect(listed.locator("ol.items h3")).to_have_count(3)
     assert order(listed) == ["3", "5", "8"]
     expect(listed.get_by_label("Note on feature 5")).to_have_value("closing ones")
     listed.get_by_role("button", name="Move feature 8").focus()

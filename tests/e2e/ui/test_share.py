@@ -69,7 +69,7 @@ def elsewhere() -> Iterator[HTTPServer]:
             self.end_headers()
             self.wfile.write(self.page.encode())
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     site = HTTPServer(("127.0.0.1", 0), Site)

@@ -201,7 +201,7 @@ def test_what_is_wrong_is_said(page: Page, watch: Any) -> None:
 
 def test_single_tokens_of_the_prompt_are_steered(page: Page) -> None:
     add(page, "demo/3")
-    page.get_by_label("Edit", exact=True).select_option("at chosen tokens")
+    page.get_by_role("combobox", name=re.compile("^Edit")).select_option("at chosen tokens")
     assert values(page, "at") == ["-1"]
     run(page)
     steered = page.get_by_role("region", name="Steered", exact=True)
@@ -215,7 +215,7 @@ def test_single_tokens_of_the_prompt_are_steered(page: Page) -> None:
     expect(applied).to_contain_text(re.compile(r"2 of \d+"))
     steered.locator(".prompt > span").nth(last).click()
     assert values(page, "at") == ["1"]
-    page.get_by_label("Places", exact=True).fill("")
+    page.get_by_role("textbox", name="Places").fill("")
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Run", exact=True)).to_be_disabled()
 
