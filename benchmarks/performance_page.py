@@ -50,7 +50,8 @@ How the comparison is made ([`bench_peers.py`](../../benchmarks/bench_peers.py))
 
 - **The same job.** A TopK autoencoder, fp32, on the same 500k activations of a language model in the same order, in
   batches of 4,096 tokens; then encoding alone; then FVU and dead features on 49k activations of other documents, by one
-  piece of code ([`score.py`](../../benchmarks/peers/score.py)), in the units of the language model.
+  piece of code ([`score.py`](../../benchmarks/peers/score.py)), in the units of the language model. The text is windows
+  drawn from all training files of Python's standard library; the other documents are its held-out files.
 - **By each library's own training loop,** in an environment of its own, with its own defaults for all that the job does
   not say. What is timed is a step of that loop: from having a batch to asking for the next. Two things could not be so.
   eai-sparsify trains on no stored activations: the statements of its trainer for one step are replayed around its own

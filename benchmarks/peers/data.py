@@ -10,6 +10,7 @@ that every library sees. ``minilm``: residual stream after block 3 of all-MiniLM
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,8 +47,8 @@ def model_of(name: str) -> Path:
 
 
 def rows(lm: LanguageModel, site: str, split: Split, n: int) -> np.ndarray:
-    """The first n tokens of a split that count, in reading order."""
-    windows = StandardLibrary(split=split).windows(lm, context=256, tokens=n + n // 64 + 256)
+    """As many tokens of a split that count as are asked for, of windows drawn from all its documents."""
+    windows = StandardLibrary(split=split).windows(lm, context=256).shuffled(0)[: n // 248 + 1]
     out, filled = np.empty((n, lm.width(site)), np.float32), 0
     source = live(lm, windows, [site])
     for batch in source:
@@ -60,18 +61,21 @@ def rows(lm: LanguageModel, site: str, split: Split, n: int) -> np.ndarray:
 
 def make(name: str) -> Path:
     """The directory of a data set, written first if it is not there."""
-    directory = BENCH / name
-    if (directory / "facts.json").exists():
+    directory, path = BENCH / name, model_of(name)
+    facts = {"model": path.name if name == "bundled" else MINILM, "site": SITES[name], "tokens": [TRAIN, HELD_OUT]}
+    facts["text"] = "standard library of this Python, windows from all files of a split"
+    written = directory / "facts.json"
+    if written.exists() and json.loads(written.read_text()) == facts:
         return directory
+    written.unlink(missing_ok=True)
     directory.mkdir(parents=True, exist_ok=True)
-    path = model_of(name)
+    for stale in directory.glob("dictionary-*"):
+        shutil.rmtree(stale)
     lm, site = LanguageModel.from_pretrained(path), SITES[name]
     train = rows(lm, site, "train", TRAIN)
     np.save(directory / "train.npy", train[np.random.default_rng(0).permutation(len(train))])
     np.save(directory / "held_out.npy", rows(lm, site, "held_out", HELD_OUT))
-    facts = {"model": path.name if name == "bundled" else MINILM, "site": site, "d": train.shape[1]}
-    facts |= {"train_tokens": TRAIN, "held_out_tokens": HELD_OUT, "text": "standard library of this Python"}
-    (directory / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    written.write_text(json.dumps(facts, indent=1) + "\n")
     return directory
 
 
