@@ -88,11 +88,11 @@ def undisturbed(verb: Verb, work: Path) -> tuple[dict[str, str], float, int]:
     return expected, seconds, int(counted.read_text())
 
 
-def kills(verb: Verb, work: Path, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Runs that are killed at random moments, each at least once."""
+def kills(verb: Verb, work: Path, runs: int, rng: np.random.Generator, until: float) -> dict[str, Any]:
+    """Runs that are killed at random moments, each at least once; none is begun after ``until``."""
     expected, seconds, _ = undisturbed(verb, work)
     results = []
-    while len(results) < runs:
+    while len(results) < runs and (not results or time.monotonic() < until):
         attempt = Attempt(verb, work, f"run{len(results)}")
         wanted = int(rng.integers(1, MOST_KILLS + 1))
         while attempt.kills < wanted and not attempt.is_there:
@@ -106,12 +106,13 @@ def kills(verb: Verb, work: Path, runs: int, rng: np.random.Generator) -> dict[s
     return summary(results) | {"seconds_undisturbed": round(seconds, 2)}
 
 
-def points(verb: Verb, work: Path, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Runs that die right before one of the calls that change files: every call, or ``runs`` of them."""
+def points(verb: Verb, work: Path, runs: int, rng: np.random.Generator, until: float) -> dict[str, Any]:
+    """Runs that die right before one of the calls that change files, ``runs`` of them; none begins after ``until``."""
     expected, _, calls = undisturbed(verb, work)
-    chosen = range(1, calls + 1) if calls <= runs else sorted(rng.choice(calls, runs, replace=False) + 1)
     results = []
-    for number in chosen:
+    for number in rng.permutation(calls)[:runs] + 1:
+        if results and time.monotonic() > until:
+            break
         attempt = Attempt(verb, work, f"point{number}")
         attempt.after_kill(attempt.start(die_at(int(number))))
         results.append(attempt.finish(expected))

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from fault_processes import start
 
-from monoscope.core.io import sha256_file
+from monoscope.core.io import LOCK, is_partial, sha256_file
 from monoscope.core.tensors import read_tensors
 from monoscope.features import FeatureBundle
 from monoscope.features.survey import Survey
 from monoscope.harvest import ActivationStore
+from monoscope.harvest.shards import checksum
 from monoscope.training.checkpoint import checkpoints
 from monoscope.training.log import read_log
 
@@ -88,7 +89,7 @@ def content(out: Path) -> dict[str, str]:
     return {
         str(path.relative_to(out)): _said(path)
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name != LOCK and not is_partial(path)
     }
 
 
@@ -117,7 +118,7 @@ def broken(out: Path) -> list[str]:
     for directory in (out, places[1]):
         listed = [name for name in ("manifest.json", "progress.json") if (directory / name).is_file()]
         shards = json.loads((directory / listed[0]).read_text()).get("shards", []) if listed else []
-        bad += [s["file"] for s in shards if sha256_file(directory / s["file"]) != s["sha256"]]
+        bad += [s["file"] for s in shards if checksum(directory / s["file"]) != s["checksum"]]
     if journal.is_file() or not (out / "manifest.json").is_file():
         return bad
     if out.suffix == ".mono":

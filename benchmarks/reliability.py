@@ -1,9 +1,9 @@
 """Whether monoscope ever loses a run: processes of the command line are killed, and worse, and must go on exactly.
 
-    python benchmarks/reliability.py [--runs 50] [--times 5] [--seed 0] [--only PART ...] [--out FILE.json]
+    python benchmarks/reliability.py [--runs 50] [--times 5] [--seconds 600] [--seed 0] [--only PART ...] [--out FILE]
 
     kills     SIGKILL at random moments of train, harvest and analyze, one to three times a run
-    points    SIGKILL before every call that changes which files there are: all of them where they are few
+    points    SIGKILL right before a call that changes which files there are, as many calls of them
     and the cases of ``fault_cases``
 
 Every run is resumed to its end and compared with one that nothing happened to: weights and other tensors bit for bit,
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Whether monoscope ever loses a run.")
     parser.add_argument("--runs", type=int, default=50, help="runs that are killed, of each verb")
     parser.add_argument("--times", type=int, default=5, help="how often each other case is tried")
+    parser.add_argument("--seconds", type=float, default=600, help="after which no more runs of a verb are begun")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help=f"parts to run: {', '.join(KNOWN)}", default=KNOWN, metavar="PART")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -55,7 +56,7 @@ def main() -> None:
                 found[part] = CASES[part](work, given.times, rng)
             else:
                 run = kills if kind == "kills" else points
-                found[part] = run(VERBS[verb], work, given.runs, rng)
+                found[part] = run(VERBS[verb], work, given.runs, rng, began + given.seconds)
             found[part] |= {"seed": given.seed, "seconds": round(time.monotonic() - began, 1)}
             print(part, {k: v for k, v in found[part].items() if k != "failures"}, file=sys.stderr, flush=True)
             _save(given.out, found)

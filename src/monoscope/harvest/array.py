@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError, NotFinite
 from monoscope.core.site import Site
 from monoscope.harvest.source import ActivationSource, check_few_not_finite, check_same, first_not_finite
+
+_log = logging.getLogger("monoscope.harvest")
 
 
 class ArraySource(ActivationSource):
@@ -77,6 +80,7 @@ class ArraySource(ActivationSource):
         if (bad := first_not_finite(x)) and self.skip_not_finite:
             kept = torch.isfinite(x).all(-1)
             self._left_out += int((~kept).sum())
+            _log.warning("%d rows of the array are NaN or infinite, and left out so far", self._left_out)
             check_few_not_finite(self._left_out, self._row + len(x))
             return x[kept]
         if bad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -25,6 +26,8 @@ from monoscope.harvest.source import (
 )
 from monoscope.harvest.text.pack import TokenWindows
 from monoscope.models.language_model import LanguageModel
+
+_log = logging.getLogger("monoscope.harvest")
 
 REASONS: tuple[str, ...] = ("padding", "special", "position", "norm")
 
@@ -151,7 +154,12 @@ class LiveSource(ActivationSource):
             if bad:
                 wrong = ~torch.isfinite(x).all(-1)
                 x[wrong] = 0.0
-                excluded["not_finite"] = excluded.get("not_finite", 0) + int((wrong & counts).sum())
+                n = int((wrong & counts).sum())
+                excluded["not_finite"] = excluded.get("not_finite", 0) + n
+                _log.warning(
+                    "activations at %s are NaN or infinite from window %d, position %d; %d tokens left out",
+                    site, number + bad[0], bad[1], n,
+                )  # fmt: skip
                 counts &= ~wrong
         if self.skip.norm is not None:
             extreme = torch.stack([_extreme(x, counts, self.skip.norm) for x in activations.values()]).any(0)
