@@ -24,7 +24,7 @@ TRIED = (
 def test_nothing_is_lost(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     out = tmp_path / "results.json"
-    few = "--runs 2 --seconds 20 --times 1 --seed 5".split()
+    few = ["--runs", "2", "--seconds", "20", "--times", "1", "--seed", "5"]
     command = [sys.executable, str(SCRIPT), *few, "--out", str(out), "--only", *TRIED]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     parts = json.loads(out.read_text())["parts"] if out.is_file() else {}
