@@ -18,7 +18,7 @@ from monoscope.harvest.source import ActivationSource
 from monoscope.harvest.store import ActivationStore, DtypeName, OnCorrupt
 from monoscope.harvest.text import StandardLibrary, TextSource
 from monoscope.models.language_model import LanguageModel
-from monoscope.training import RunConfig, Training
+from monoscope.training import Parallel, RunConfig, Training
 from monoscope.training.suite import Suite
 
 REPORT_TOKENS = 20_000  # of text, on which all dictionaries of a suite are measured
@@ -55,6 +55,7 @@ class TrainConfig(Bounded):
     writes: tuple[Site, ...] = Field(default=(), description="sites; (): those that are read")
     recipe: Recipe = Recipe()
     training: Training = Training()
+    parallel: Parallel = Field(default=Parallel(), description="how processes that torchrun starts train together")
     sweep: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="one dictionary for each name; its table replaces keys of recipe and training, and the sites",

@@ -20,8 +20,9 @@ from typing import Annotated, Any
 
 import typer
 
-from monoscope.core.errors import ConfigError, UserError
-from monoscope.core.progress import Lines, reporting
+from monoscope.core.errors import ConfigError, ElsewhereError, UserError
+from monoscope.core.progress import Lines, reporting, silent
+from monoscope.core.ranks import rank_and_ranks
 from monoscope.core.stores.remote import location
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", show_default=False, help="What to do.")]
@@ -42,17 +43,37 @@ Json = Annotated[bool, typer.Option("--json", help="Results and progress as JSON
 
 @contextmanager
 def session(*, as_json: bool) -> Iterator[None]:
-    """Runs the body of a verb: progress in the chosen form, and errors of the user's as a message and an exit code."""
+    """Runs the body of a verb: progress in the chosen form, and errors of the user's as a message and an exit code.
+
+    Of several processes the first alone shows progress.
+    """
     try:
-        with reporting(Lines(as_json=True)) if as_json else nullcontext():
+        with silent() if _rank() else reporting(Lines(as_json=True)) if as_json else nullcontext():
             yield
     except UserError as error:
-        _complain(error, as_json=as_json)
+        if _is_ours_to_say(error):
+            _complain(error, as_json=as_json)
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
     except KeyboardInterrupt as error:
         where = f": {error}; --resume goes on" if str(error) else ""
-        _say(f"interrupted{where}")
+        if _is_ours_to_say(error):
+            _say(f"interrupted{where}")
         raise typer.Exit(130) from None
+
+
+def _rank() -> int:
+    """Number of this process, of those that torchrun started, which share one terminal."""
+    try:
+        return rank_and_ranks()[0]
+    except ConfigError:  # which is for the verb to say
+        return 0
+
+
+def _is_ours_to_say(error: BaseException) -> bool:
+    """Whether no other process says it: all are told the same and stop together, of which the first alone speaks."""
+    if isinstance(error, ElsewhereError):
+        return False
+    return _rank() == 0 or not isinstance(error, (ConfigError, KeyboardInterrupt))
 
 
 def _complain(error: UserError, *, as_json: bool) -> None:

@@ -18,24 +18,29 @@ def train(
 ) -> None:
     """Train a dictionary, a sweep, or a suite of them, on stored activations or on a model as it reads.
 
-    Restarted by torchrun, it goes on from the last checkpoint.
+    Under torchrun all processes train together: set parallel.features for how many share a dictionary's features.
+    Restarted by it, they go on from the last checkpoint.
     """
     with session(as_json=as_json):
         from monoscope import training
         from monoscope.cli import memory
         from monoscope.cli.configs import TrainConfig
+        from monoscope.core.errors import ConfigError
         from monoscope.core.io import LOCK, refuse_existing
-        from monoscope.core.ranks import is_restarted
+        from monoscope.core.ranks import is_restarted, rank_and_ranks
 
         resume = resume or (is_restarted() and (out / LOCK).exists())
         settings = TrainConfig.load(config, overrides or ())
+        rank, ranks = rank_and_ranks()
         if settings.suite is not None:
+            if ranks > 1:
+                raise ConfigError("a suite is trained and measured by one process; start it without torchrun")
             from monoscope.cli.suite import train_and_measure
 
             train_and_measure(settings, out, resume=resume, force=force, as_json=as_json)
             return
         runs = settings.runs()
-        if not resume:
+        if not resume and rank == 0:
             refuse_existing(out, force=force)
         source, lm = settings.open()
         memory.check(settings, lambda s: memory.of_training(s, lm, source), memory.TRAIN, as_json=as_json)
@@ -50,8 +55,10 @@ def train(
             out=out,
             resume=resume,
             force=force,
+            parallel=settings.parallel,
         )
-        show({"dictionaries": {str(out / name): summary(out / name) for name in runs}}, as_json=as_json)
+        if rank == 0:
+            show({"dictionaries": {str(out / name): summary(out / name) for name in runs}}, as_json=as_json)
 
 
 def summary(directory: Location) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Acts:
     def split(self, ends: Sequence[int]) -> list[Acts]:
         """Consecutive runs of features, up to each of ``ends`` in turn; each counts its own from 0."""
         starts = [0, *ends[:-1]]
-        whole = ends[-1] == self.n_features and all(a < b for a, b in zip(starts, ends, strict=True))
+        whole = ends[-1] == self.n_features and all(a <= b for a, b in zip(starts, ends, strict=True))
         assert whole, f"ends {ends} of {self.n_features} features"
         if self.indices is None:
             return [Acts(self.values[..., a:b], b - a) for a, b in zip(starts, ends, strict=True)]

@@ -11,7 +11,8 @@
         ├── MismatchError         two things that do not belong together
         ├── HubError              what the Hugging Face hub does not have, or does not give
         ├── OutputError           a place that cannot be written, or would be overwritten
-        └── CannotHold            a layout of files that cannot say what a dictionary does
+        ├── CannotHold            a layout of files that cannot say what a dictionary does
+        └── ElsewhereError        another of several processes failed, and says why
 
 Mistakes of ours are assertions, never these.
 """
@@ -75,6 +76,10 @@ class CannotHold(UserError):
     def __init__(self, reason: str, nearest: Iterable[str] = ()) -> None:
         self.reason, self.nearest = reason, tuple(nearest)
         super().__init__(f"{reason}; nearest: {', '.join(self.nearest)}" if self.nearest else reason)
+
+
+class ElsewhereError(UserError):
+    """Another of several processes that work together failed, and says why."""
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:

@@ -133,7 +133,7 @@ class Autoencoder(Dictionary):
     def preacts(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch F"]:
         """Pre-activations: ``z @ W_enc + b_enc``, times ``sigmoid(z @ W_glu + b_glu)`` where there is a GLU."""
         z = self.normalized(x)[0]
-        z = z - self.b_dec if self.config.center else z
+        z = z - ops.spread(self.b_dec) if self.config.center else z
         pre = z @ self.W_enc + self.b_enc
         if self.W_glu is None or self.b_glu is None:
             return pre

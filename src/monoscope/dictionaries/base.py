@@ -48,6 +48,9 @@ class Dictionary(nn.Module, ABC):
     unit_rows: tuple[str, ...] = ()
     """Parameters whose rows keep norm 1 in training: gradients along a row are removed, and its norm restored."""
 
+    group_axes: Mapping[str, int] = {}
+    """Axes of parameters that have an entry for each of several groups of consecutive features, equally large."""
+
     feature_axes: Mapping[str, int]
 
     config: Any  # the wiring's own Config
@@ -155,6 +158,14 @@ class Dictionary(nn.Module, ABC):
     def features_of(self, parameter: str) -> range:
         """Features that the feature axis of a parameter runs over."""
         return range(self.n_features)
+
+    def share_(self, of: int) -> None:
+        """Take the sizes of one of several equal shares of the features, whose parameters are set already.
+
+        Raises ConfigError for a wiring whose features cannot be told apart like that.
+        """
+        self.n_features //= of
+        self.activation.share_(of)
 
     @property
     def feature_blocks(self) -> tuple[int, ...]:

@@ -120,6 +120,11 @@ class CrossLayer(Dictionary):
         layer = int(parameter.split(".")[1])
         return range(layer * self.n_per_layer, (layer + 1) * self.n_per_layer)
 
+    def share_(self, of: int) -> None:
+        """Take the sizes of one of several equal shares of every layer's features."""
+        super().share_(of)
+        self.n_per_layer //= of
+
     @property
     def feature_blocks(self) -> tuple[int, ...]:
         """Features change places within their layer, and within its blocks where its function has some."""
@@ -193,7 +198,7 @@ class CrossLayer(Dictionary):
         ends = [*range(F, n, F), n]
         parts = acts.split(ends)
         rows = [self.W_dec[layer][: part.n_features] for layer, part in enumerate(parts)]
-        recon = self._decoded(parts, rows) + self.b_dec
+        recon = self._decoded(parts, rows, acts.values.shape[:-1]) + self.b_dec
         if self.W_skip is not None:
             if x is None:
                 raise ValueError("a dictionary with a skip decodes from its activations and x; pass decode(acts, x)")
@@ -212,24 +217,25 @@ class CrossLayer(Dictionary):
         chosen = [layer for layer, own in enumerate(each) if len(own)]
         ends = torch.tensor([len(each[layer]) for layer in chosen]).cumsum(0).tolist()
         parts: list[Acts | None] = [None] * self.n_layers
-        for layer, part in zip(chosen, acts.split(ends), strict=True):
+        for layer, part in zip(chosen, acts.split(ends) if chosen else (), strict=True):
             parts[layer] = part
         rows = [weight[own] for weight, own in zip(self.W_dec, each, strict=True)]
-        return self._without_layers(self._decoded(parts, rows))
+        return self._without_layers(self._decoded(parts, rows, acts.values.shape[:-1]))
 
-    def _decoded(self, parts: Sequence[Acts | None], rows: Sequence[Tensor]) -> Float[Tensor, "*batch layer d_out"]:
+    def _decoded(
+        self, parts: Sequence[Acts | None], rows: Sequence[Tensor], shape: torch.Size
+    ) -> Float[Tensor, "*batch layer d_out"]:
         """Sum over layers; a gather-sum for each serves all of its targets."""
         sums: list[Tensor | None] = [None] * self.n_layers
-        shape = next(part.values.shape[:-1] for part in parts if part is not None)
         for layer, (part, weight) in enumerate(zip(parts, rows, strict=False)):
             if part is None:
                 continue
-            written = ops.decode(part, weight.flatten(1)).unflatten(-1, weight.shape[1:])
+            written = ops.decode_part(part, weight.flatten(1)).unflatten(-1, weight.shape[1:])
             for target, share in enumerate(written.unbind(-2), layer):
                 before = sums[target]
                 sums[target] = share if before is None else before + share
         nothing = self.b_dec.new_zeros(*shape, self.d_out)
-        return torch.stack([nothing if total is None else total for total in sums], dim=-2)
+        return ops.over_features(torch.stack([nothing if total is None else total for total in sums], dim=-2))
 
     def _by_layer(self, features: Int[Tensor, " n"]) -> tuple[list[Int[Tensor, " m"]], Int[Tensor, " n"] | None]:
         """Chosen features of every layer, counted from 0; and the order that lists them so, None if they are sorted."""

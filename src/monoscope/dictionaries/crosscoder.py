@@ -197,7 +197,8 @@ class Crosscoder(Dictionary):
 
     def _decoded(self, acts: Acts, rows: Float[Tensor, "site n d_out"]) -> Float[Tensor, "*written d_out"]:
         if self.is_gated:
-            recon = torch.stack([ops.decode(_at(acts, m), rows[m]) for m in range(len(self.writes))], dim=-2)
+            parts = [ops.decode_part(_at(acts, m), rows[m]) for m in range(len(self.writes))]
+            recon = ops.over_features(torch.stack(parts, dim=-2))
         else:  # a feature's rows of all sites are one row
             recon = ops.decode(acts, rows.transpose(0, 1).flatten(1)).unflatten(-1, (len(self.writes), self.d_out))
         return recon.squeeze(-2) if len(self.writes) == 1 else recon

@@ -100,3 +100,6 @@ class ActivationFunction(nn.Module, ABC):
 
     def project_(self) -> None:
         """Return parameters to their domain after an optimizer step; most functions have nothing to do."""
+
+    def share_(self, of: int) -> None:
+        """Serve one of several equal shares of the features; most functions count none."""

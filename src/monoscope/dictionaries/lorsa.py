@@ -136,6 +136,8 @@ class Lorsa(Dictionary):
         self.widths = {site: widths[site] for site in {*reads, *writes}}
         self.d_in, self.d_out, self.n_features = widths[reads[0]], widths[writes[0]], config.n_features
         self.feature_axes = {"W_enc": 1, "b_enc": 0, "W_dec": 0}
+        heads = ("W_Q", "W_K", "b_Q", "b_K", "q_norm", "k_norm", "q_norm_bias", "k_norm_bias")
+        self.group_axes = dict.fromkeys(heads, 0)
         self.acts_scale, self.provenance = None, {}
         self.encode_dtype = None
         shape = (self.n_heads, self.form.d_head)
@@ -152,6 +154,11 @@ class Lorsa(Dictionary):
         self.b_enc = nn.Parameter(torch.zeros(self.n_features))
         self.W_dec = nn.Parameter(torch.zeros(self.n_features, self.d_out))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out))
+
+    def share_(self, of: int) -> None:
+        """Take the sizes of one of several equal shares of the heads, with their features."""
+        super().share_(of)
+        self.n_heads //= of
 
     @property
     def feature_blocks(self) -> tuple[int, ...]:
@@ -235,6 +242,8 @@ class Lorsa(Dictionary):
 
         The features of each head stand side by side, padded to the largest group, so that one fused call serves all.
         """
+        if not len(features):
+            return x.new_zeros(*x.shape[:-1], 0)
         rows, _ = _rows(x, None)
         heads, group = self.head_of(features).unique(return_inverse=True)
         order = group.argsort(stable=True)

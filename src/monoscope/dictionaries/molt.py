@@ -157,6 +157,11 @@ class Molt(Dictionary):
         name, _, group = parameter.partition(".")
         return self.groups[int(group)] if name in ("A", "B") else range(self.n_features)
 
+    def share_(self, of: int) -> None:
+        """Take the sizes of one of several equal shares of every rank's transforms."""
+        super().share_(of)
+        self.groups = [range(group.start // of, group.stop // of) for group in self.groups]
+
     @property
     def feature_blocks(self) -> tuple[int, ...]:
         """Sizes of the rank groups, cut where the activation function has blocks of its own."""
@@ -202,6 +207,8 @@ class Molt(Dictionary):
         self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
     ) -> Float[Tensor, "*batch d_out"]:
         """What chosen features reconstruct."""
+        if not len(features):
+            return ops.over_features(x.new_zeros(*x.shape[:-1], self.d_out))
         chosen = features.expand(acts.values.shape) if acts.indices is None else features[acts.indices]
         return self._mapped(Acts(acts.values, self.n_features, chosen), x)
 
@@ -220,7 +227,7 @@ class Molt(Dictionary):
                 is_here = (indices >= group.start) & (indices < group.stop)
                 part = Acts(values.where(is_here, 0), len(group), (indices - group.start).where(is_here, 0))
             out = out + ops.mixture(part, rows, a, b)
-        return out.view(*x.shape[:-1], self.d_out)
+        return ops.over_features(out).view(*x.shape[:-1], self.d_out)
 
     def decoder_rows(self, site: Site, features: Int[Tensor, " n"] | None = None) -> None:
         """None: a feature is a map, and what it writes depends on what is read."""

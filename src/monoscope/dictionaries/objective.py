@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from monoscope import ops
 from monoscope.core.config import Config
 from monoscope.dictionaries.step import Step
 
@@ -60,7 +61,7 @@ class SquaredError(Term):
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return step.error.pow(2).sum() / step.n_tokens
+        return token_mean(step, step.error.pow(2).sum())
 
 
 class FVU(Term):
@@ -76,7 +77,7 @@ class FVU(Term):
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return step.error.pow(2).sum() / total_variance(step.target, step.n_tokens)
+        return ops.over_tokens(step.error.pow(2).sum()) / total_variance(step.target, step.n_tokens)
 
 
 class EndToEnd(Term):
@@ -99,6 +100,14 @@ class EndToEnd(Term):
         return step.downstream.divergence(step.recon)
 
 
+def token_mean(step: Step, total: Tensor) -> Tensor:
+    """The mean over the tokens of a batch, from the sum over those of this process.
+
+    A sum over features is given as ``ops.over_features(sum)``: terms see the tokens and the features of their process.
+    """
+    return ops.over_tokens(total) / (step.n_all_tokens or ops.token_count(step.n_tokens))
+
+
 def weighted_by_norm(step: Step) -> Float[Tensor, "*tokens F"]:
     """``|acts_f| ||W_dec[f]||``: what penalties act on, which no rescaling of a feature changes."""
     return step.acts.dense().abs() * step.dictionary.decoder_norm()
@@ -108,4 +117,4 @@ def total_variance(target: Float[Tensor, "*tokens d"] | None, n_tokens: int) -> 
     """Sum over tokens, and sites where there are several, of the squared distance to the batch mean; no gradient."""
     assert target is not None, "terms compare a reconstruction with its target"
     flat = target.detach().reshape(n_tokens, -1)
-    return (flat - flat.mean(0)).pow(2).sum().clamp_min(1e-30)
+    return ops.over_tokens((flat - ops.batch_mean(flat)).pow(2).sum()).clamp_min(1e-30)

@@ -32,6 +32,7 @@ class PerLayer(ActivationFunction):
     def __init__(self, functions: Iterable[ActivationFunction], n_features: int) -> None:
         super().__init__()
         self.functions, self.n_features = nn.ModuleList(functions), n_features
+        self._most = n_features  # k counts features of all processes that share a layer
         first = next(self._each())
         if first.feature_axes:
             kind = first.config.to_dict()["kind"]
@@ -52,7 +53,7 @@ class PerLayer(ActivationFunction):
     @k.setter
     def k(self, value: float) -> None:
         for function in self._each():
-            function.k = min(value, self.n_features)  # type: ignore[assignment]
+            function.k = min(value, self._most)  # type: ignore[assignment]
 
     @property
     def selection(self) -> ops.EachLayer | None:
@@ -103,6 +104,12 @@ class PerLayer(ActivationFunction):
         """Return parameters to their domain."""
         for function in self._each():
             function.project_()
+
+    def share_(self, of: int) -> None:
+        """Serve one of several equal shares of every layer's features."""
+        self.n_features //= of
+        for function in self._each():
+            function.share_(of)
 
     def frozen(self) -> ActivationFunction:
         """The frozen forms of all layers: one JumpReLU where they are thresholds."""

@@ -115,6 +115,13 @@ class MatchingPursuit(Dictionary):
                 if self.b_dec is not None:
                     self.b_dec.copy_(decoder_bias(sample.x, config.decoder_bias))
 
+    def share_(self, of: int) -> None:
+        """Raise ConfigError: each choice depends on those before it, among all features."""
+        raise ConfigError(
+            "a matching pursuit chooses each feature by what those chosen before left of the token, so its features "
+            "stay together; spread its data alone: features = 1"
+        )
+
     def resize_(self, n_features: int) -> None:
         """Room for another number of features; those there stay, new ones are 0."""
         kept = min(n_features, self.n_features)

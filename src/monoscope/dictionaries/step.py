@@ -34,6 +34,7 @@ class Step:
     is_dead: ``[F]`` features that have not fired for long, where a trainer keeps count
     most_dead: no fewer than those, where to count them would wait for a device
     downstream: what the model makes of a reconstruction, where the recipe asks
+    n_all_tokens: tokens that count on all processes, where several read a batch together
     """
 
     dictionary: Dictionary
@@ -45,6 +46,7 @@ class Step:
     is_dead: Bool[Tensor, " F"] | None = None
     most_dead: int | None = None
     downstream: Downstream | None = None
+    n_all_tokens: int | None = None
 
     def counted(self, values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*tokens n"]:
         """The values of tokens that count."""
@@ -61,7 +63,7 @@ class Step:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that count."""
+        """Tokens that count, of this process."""
         return self.recon.shape[:-1].numel() // len(self.dictionary.writes)
 
     @property

@@ -13,7 +13,13 @@ from torch import Tensor
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError, NotFinite
 from monoscope.core.site import Site
-from monoscope.harvest.source import ActivationSource, check_few_not_finite, check_same, first_not_finite
+from monoscope.harvest.source import (
+    ActivationSource,
+    check_few_not_finite,
+    check_same,
+    first_not_finite,
+    part_rows,
+)
 
 _log = logging.getLogger("monoscope.harvest")
 
@@ -65,6 +71,13 @@ class ArraySource(ActivationSource):
         """Move to a position."""
         check_same(state, shape=list(self.x.shape), seed=self.seed)
         self._pass, self._row, self._left_out = state["pass"], state["row"], state.get("left_out", 0)
+
+    def part(self, number: int, of: int) -> ArraySource:
+        """One of several consecutive parts."""
+        rows = part_rows(len(self.x), self.batch_tokens, number, of)
+        own = ArraySource(self.x[rows], self.site, self.seed, self.batch_tokens, self.dtype, self.skip_not_finite)
+        own.first_row = self.first_row + rows.start
+        return own
 
     def _order(self) -> np.ndarray | None:
         if self.seed is None:

@@ -73,6 +73,7 @@ class LiveSource(ActivationSource):
     ) -> None:
         assert sites, "name at least one site to read"
         assert windows_per_batch >= 1, f"a batch holds at least one window, found {windows_per_batch}"
+        self.models = (lm,)
         self.lm, self.windows, self.skip, self.dtype = lm, windows, skip.on(windows), dtype
         self.windows_per_batch = windows_per_batch
         self.sites = tuple(dict.fromkeys(lm.resolve(site) for site in sites))

@@ -27,6 +27,7 @@ class Sequences(ActivationSource):
             raise _no_sequences("this source is shuffled, token by token")
         self.source, self.batch_tokens = source, batch_tokens
         self.sites, self.widths, self.n_tokens = source.sites, source.widths, source.n_tokens
+        self.models = source.models
         self._forget()
 
     @property

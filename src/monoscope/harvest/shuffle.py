@@ -39,6 +39,7 @@ class Shuffled(ActivationSource):
         assert batch_tokens >= 1, f"a batch holds at least one token, found {batch_tokens}"
         self.source, self.tokens, self.seed, self.batch_tokens = source, tokens, seed, batch_tokens
         self.sites, self.widths, self.n_tokens = source.sites, source.widths, source.n_tokens
+        self.models = source.models
         self._chunk_tokens = max(1, 2 * tokens // (SPREAD + 1))
         self._pass = 0
         self._pool = _Pool(tokens)

@@ -26,6 +26,7 @@ class ActivationSource(ABC):
 
     sites, widths: where the activations come from, and d at each site
     n_tokens: tokens of one pass that count, None where that is not known before reading
+    models: the language models that read as it is iterated
     first_row: number of its first row (window, or token) in the source that this one is a part of
     """
 
@@ -33,6 +34,7 @@ class ActivationSource(ABC):
     widths: Mapping[Site, int]
     n_tokens: int | None
     first_row: int = 0
+    models: tuple[Any, ...] = ()
 
     @property
     @abstractmethod
@@ -119,7 +121,7 @@ class Repeated(ActivationSource):
 
     def __init__(self, source: ActivationSource, epochs: int | None) -> None:
         assert epochs is None or epochs >= 1, f"epochs counts passes from 1, found {epochs}"
-        self.source, self.epochs = source, epochs
+        self.source, self.epochs, self.models = source, epochs, source.models
         self.sites, self.widths = source.sites, source.widths
         self.n_tokens = None if source.n_tokens is None or epochs is None else source.n_tokens * epochs
         self._epoch = 0
@@ -163,7 +165,7 @@ class Taken(ActivationSource):
 
     def __init__(self, source: ActivationSource, tokens: int) -> None:
         assert tokens >= 1, f"take at least one token, found {tokens}"
-        self.source, self.tokens = source, tokens
+        self.source, self.tokens, self.models = source, tokens, source.models
         self.sites, self.widths = source.sites, source.widths
         self.n_tokens = None
         self._taken = 0

@@ -33,6 +33,7 @@ class Together(ActivationSource):
         if not sources:
             raise ConfigError("there are no sources to read together; give one for each label")
         self.sources = dict(sources)
+        self.models = tuple(model for source in sources.values() for model in source.models)
         self._names = {label: _labeled(label, source) for label, source in self.sources.items()}
         labeled = [
             (site, source.widths[before])

@@ -17,6 +17,7 @@ from torch import Tensor
 from monoscope.core.attention import AttentionWeights
 from monoscope.core.errors import MismatchError, ModelError, SiteError
 from monoscope.core.io import fingerprint_tensors
+from monoscope.core.mesh import Axis
 from monoscope.core.site import NORMALIZED_KINDS, Site
 from monoscope.models.attention import attention_weights, norm_weights
 from monoscope.models.generation import CachedRows, Sampler, continued
@@ -24,6 +25,7 @@ from monoscope.models.hooks import Tap, tapped
 from monoscope.models.inputs import Inputs, Mask, Tokens, padding_first, positions_of
 from monoscope.models.layout import Layout
 from monoscope.models.loading import load
+from monoscope.models.sharing import read_shared
 from monoscope.models.unembedding import Unembedding, unembedding
 
 
@@ -80,6 +82,8 @@ class LanguageModel:
         self._widths: dict[Site, int] = {}
         self._fingerprint: str | None = None
         self._edits_rest = False
+        self.readers = Axis()
+        """Processes that share the rows of what is read, and all read the same."""
 
     @classmethod
     def from_pretrained(
@@ -173,6 +177,9 @@ class LanguageModel:
         model takes pixels [batch, channels, height, width] as tokens. In an encoder-decoder the decoder reads the same
         tokens, one to the right. Raises SiteError for a site the model lacks or does not pass.
         """
+        return read_shared(self.readers, lambda rows, own: self._read(rows, sites, own), tokens, mask)
+
+    def _read(self, tokens: Tokens, sites: Sequence[Site | str], mask: Mask | None) -> dict[Site, Tensor]:
         wanted = {self.resolve(site): None for site in sites}
         seen: dict[Site, Tensor] = {}
 

@@ -1,15 +1,6 @@
 """The one place that knows layouts, kernels and devices."""
 
-from monoscope.ops.api import (
-    adam_rows_,
-    decode,
-    encode,
-    encode_above,
-    encode_layers,
-    kth_largest,
-    moves_only_finite,
-    pursue,
-)
+from monoscope.ops.api import adam_rows_, kth_largest, moves_only_finite, pursue
 from monoscope.ops.blocks import fastest_dtype
 from monoscope.ops.jump import fires_above, jump
 from monoscope.ops.mixture import mixture
@@ -22,6 +13,26 @@ from monoscope.ops.selection import (
     TopKPerBatch,
     TopKPerToken,
 )
+from monoscope.ops.sharded import (
+    batch_cut,
+    batch_mean,
+    decode,
+    decode_part,
+    encode,
+    encode_above,
+    encode_layers,
+    feature_count,
+    fired_anywhere,
+    normal,
+    once,
+    over_features,
+    over_tokens,
+    own_ends,
+    smallest,
+    spread,
+    token_count,
+    top_per_token,
+)
 
 __all__ = [
     "AboveThreshold",
@@ -32,15 +43,29 @@ __all__ = [
     "TopKPerBatch",
     "TopKPerToken",
     "adam_rows_",
+    "batch_cut",
+    "batch_mean",
     "decode",
+    "decode_part",
     "encode",
     "encode_above",
     "encode_layers",
     "fastest_dtype",
+    "feature_count",
+    "fired_anywhere",
     "fires_above",
     "jump",
     "kth_largest",
     "mixture",
     "moves_only_finite",
+    "normal",
+    "once",
+    "over_features",
+    "over_tokens",
+    "own_ends",
     "pursue",
+    "smallest",
+    "spread",
+    "token_count",
+    "top_per_token",
 ]

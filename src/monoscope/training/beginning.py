@@ -9,7 +9,8 @@ from torch import Tensor
 
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.device import usable
-from monoscope.core.errors import DataError
+from monoscope.core.errors import ConfigError, DataError
+from monoscope.core.mesh import ALONE, Mesh
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary, stacked
 from monoscope.dictionaries.initialize import Sample
@@ -18,9 +19,12 @@ from monoscope.dictionaries.recipe import Recipe
 from monoscope.harvest import ahead, repeat, sequences, shuffle, take
 from monoscope.harvest.source import ActivationSource
 from monoscope.models import LanguageModel
+from monoscope.parallel.mesh import share
+from monoscope.parallel.shard import shard_
 from monoscope.training.descent import Descent
 from monoscope.training.downstream import origin_of
 from monoscope.training.growth import Growth
+from monoscope.training.lanes import Lanes, pieces
 from monoscope.training.run import Run, scaled_by
 from monoscope.training.settings import Training
 
@@ -61,17 +65,27 @@ class Beginning:
         reads: tuple[Site, ...],
         writes: tuple[Site, ...],
         lm: LanguageModel | None,
+        mesh: Mesh = ALONE,
     ) -> Run:
-        """A dictionary at its start, ready to train."""
+        """A dictionary at its start, ready to train; on a mesh, the share of this process."""
         dictionary = recipe.build(reads, writes, self.widths).train()
         first = self._finite((*reads, *writes))
-        scales = estimate_scales(first, recipe.normalize)
+        scales = share(mesh, estimate_scales(first, recipe.normalize))
         sample = self._sample(dictionary, first, scales, lm)
         dictionary.initialize_(recipe.initialize, sample, torch.Generator().manual_seed(training.seed))
-        dictionary = dictionary.to(usable(training.device))
+        is_shared = mesh.every.size > 1
         if recipe.wiring.grows:
-            return Growth(name, recipe, training, dictionary, scales)
-        return Descent(name, recipe, training, dictionary, scales, lm)
+            if is_shared:
+                raise ConfigError(
+                    f"{recipe.wiring.to_dict()['kind']!r} takes its features from one stream of tokens, one after the "
+                    "other; train it in one process"
+                )
+            return Growth(name, recipe, training, dictionary.to(usable(training.device)), scales)
+        placed = shard_(dictionary, mesh) if is_shared else None
+        dictionary = dictionary.to(usable(training.device))
+        if placed is not None:
+            placed.agree_(dictionary)
+        return Descent(name, recipe, training, dictionary, scales, lm, placed)
 
     def _finite(self, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The first activations at some sites, without tokens that are NaN or infinite: the loop deals with those."""
@@ -98,24 +112,36 @@ class Beginning:
         self.source.load_state_dict(position)
         return batch
 
-    def stream(self, runs: Sequence[Run]) -> ActivationSource:
-        """The source without end, in random order, on the device that trains; see ``_shuffled``."""
-        device = usable(runs[0].settings.device)
-        stream = self._shuffled(runs)
+    def stream(self, runs: Sequence[Run], n_lanes: int = 1, mesh: Mesh = ALONE) -> ActivationSource:
+        """The source without end, in random order: as tokens, or as whole sequences where a run needs them.
+
+        In several lanes, each reads a part of the source; on a mesh, this process's rows of a batch are given. Batches
+        are on the device that trains.
+        """
+        batch_tokens = runs[0].settings.batch_tokens
+        if batch_tokens % n_lanes:
+            raise ConfigError(f"training.batch_tokens is {batch_tokens}, which {n_lanes} lanes cannot share equally")
+        if n_lanes == 1 and mesh.data.size == 1:
+            return self._lane(runs, 0, 1)
+        return Lanes(lambda number: self._lane(runs, number, n_lanes), n_lanes, mesh)
+
+    def _lane(self, runs: Sequence[Run], number: int, of: int) -> ActivationSource:
+        source = self.source if of == 1 else self.source.part(number, of)
+        device, stream = usable(runs[0].settings.device), self._shuffled(runs, source, of)
         return stream if device.type == "cpu" else ahead(stream, device)
 
-    def _shuffled(self, runs: Sequence[Run]) -> ActivationSource:
-        """The source without end, in random order: as tokens, or as whole sequences where a run needs them."""
+    def _shuffled(self, runs: Sequence[Run], source: ActivationSource, n_lanes: int) -> ActivationSource:
         settings = runs[0].settings
+        batch_tokens = settings.batch_tokens // n_lanes
         needs_sequences = any(
             not run.dictionary.per_token or any(term.needs_model for term in run.recipe.terms.values()) for run in runs
         )
         if needs_sequences:
-            return sequences(repeat(self.source), settings.batch_tokens)
+            return sequences(repeat(source), batch_tokens)
         if self.is_flat:
-            return repeat(self.source)
-        read = take(repeat(self.source), settings.steps * settings.batch_tokens)
-        return shuffle(read, settings.shuffle_tokens, settings.seed, batch_tokens=settings.batch_tokens)
+            return pieces(repeat(source), n_lanes)
+        read = take(repeat(source), settings.steps * batch_tokens)
+        return shuffle(read, -(-settings.shuffle_tokens // n_lanes), settings.seed, batch_tokens=batch_tokens)
 
 
 def _rows_are_finite(x: Tensor) -> Tensor:

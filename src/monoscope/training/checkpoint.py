@@ -23,6 +23,7 @@ from monoscope.core.errors import DataError, MismatchError, OutputError
 from monoscope.core.io import is_full, remove, settle, sha256_file, writing
 
 KEPT = 2
+SHARED = "checkpoint-*.????????????????"  # directories, to which several processes wrote
 FREE_TO_CHANGE = ("checkpoint_every", "on_nonfinite", "not_finite")  # settings that change no step that was taken
 
 _NAME = re.compile(r"checkpoint-(\d+)\.([0-9a-f]{16})\.pt")
@@ -77,7 +78,7 @@ def load_checkpoint(directory: Path) -> dict[str, Any]:
 
 def remove_checkpoints(directory: Path) -> None:
     """Remove what a finished run needs no more."""
-    for path in checkpoints(directory):
+    for path in (*checkpoints(directory), *directory.glob(SHARED)):
         remove(path)
 
 

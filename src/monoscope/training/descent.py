@@ -19,6 +19,7 @@ from monoscope.dictionaries.objective import total_variance
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.step import Step
 from monoscope.models import LanguageModel
+from monoscope.parallel.shard import Placed
 from monoscope.training.downstream import SplicedModel
 from monoscope.training.optim import AdamMover, gradient_norm
 from monoscope.training.run import Run
@@ -39,8 +40,9 @@ class Descent(Run):
         dictionary: Dictionary,
         scales: Mapping[Site, Scale],
         lm: LanguageModel | None = None,
+        placed: Placed | None = None,
     ) -> None:
-        super().__init__(name, recipe, settings, dictionary, scales)
+        super().__init__(name, recipe, settings, dictionary, scales, placed)
         unit_rows = [dictionary.get_parameter(name) for name in dictionary.unit_rows]
         self.optimizer = settings.optimizer.build(self._groups(), unit_rows)
         is_adam, weight = isinstance(self.optimizer, AdamMover), next(self.dictionary.parameters())
@@ -94,7 +96,7 @@ class Descent(Run):
                     group["lr"] = settings.optimizer.lr * factor * group["rate"]
             elif name == "function.k":
                 full = self.recipe.function.to_dict()["k"]
-                moved = min(full * factor, self.dictionary.n_features)
+                moved = min(full * factor, self.n_features)
                 setattr(self.dictionary.activation, "k", round(moved) if isinstance(full, int) else moved)  # noqa: B010
             else:
                 term = name.split(".")[1]
@@ -121,8 +123,10 @@ class Descent(Run):
         Where ``reads_late`` the scale is NaN if loss or gradient are not finite, and the optimizer moves nothing.
         """
         clip, scale = self.settings.clip, None
+        if self.placed is not None:
+            self.placed.reduce_gradients_(self.dictionary)
         if clip or self.reads_late:
-            norm = gradient_norm(self.dictionary.parameters())
+            norm = self.gradient_norm()
             if self.reads_late:
                 self.is_finite = self.is_finite & torch.isfinite(norm)
             elif not torch.isfinite(norm):
@@ -134,6 +138,18 @@ class Descent(Run):
         self.optimizer.zero_grad()
         self.dictionary.activation.project_()
 
+    @property
+    def trained(self) -> list[str]:
+        """Names of the parameters that the optimizer moves, in its order."""
+        name_of = {id(parameter): name for name, parameter in self.dictionary.named_parameters()}
+        return [name_of[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def gradient_norm(self) -> Tensor:
+        """The norm of the whole dictionary's gradient."""
+        if self.placed is None:
+            return gradient_norm(self.dictionary.parameters())
+        return self.placed.gradient_norm(self.dictionary)
+
     @torch.no_grad()
     def metrics(self) -> dict[str, Any]:
         """What the log says of the last step. Raises NotFinite for steps that were to be looked at later, now."""
@@ -142,12 +158,13 @@ class Descent(Run):
             return {"skipped": self.n_skipped}
         step = self.step
         values = {name: value.item() for name, value in self.loss.items()}
+        fired = ops.over_tokens(ops.over_features(step.acts.l0().sum().float()))
         return {
             "loss": sum(values.values()),
             **{f"loss/{name}": value for name, value in values.items()},
-            "fvu": (step.error.pow(2).sum() / total_variance(step.target, step.n_tokens)).item(),
-            "l0": step.acts.l0().float().mean().item(),
-            "dead": self.health.dead_share,
+            "fvu": (ops.over_tokens(step.error.pow(2).sum()) / total_variance(step.target, step.n_tokens)).item(),
+            "l0": (fired / ops.token_count(step.acts.values[..., 0].numel())).item(),
+            "dead": ops.feature_count(int(self.health.is_dead.sum())) / self.n_features,
             "lr": self.optimizer.param_groups[0]["lr"],
             **({"skipped": self.n_skipped} if self.reads_late and self.n_skipped else {}),
         }

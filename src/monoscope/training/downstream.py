@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monoscope import ops
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import ConfigError, MismatchError
 from monoscope.core.site import Site
@@ -40,7 +41,8 @@ class SplicedModel:
             clean = self.lm.logits(self.tokens)[:, :-1][self.predicts].log_softmax(-1)
         with self.lm.edit(Edit(self.site, lambda x: self._replaced(x, recon))):
             spliced = self.lm.logits(self.tokens)[:, :-1][self.predicts].log_softmax(-1)
-        return (clean.exp() * (clean - spliced)).sum(-1).mean()
+        n_predictions = ops.token_count(len(clean))
+        return ops.over_tokens((clean.exp() * (clean - spliced)).sum()) / n_predictions
 
     def _replaced(self, x: Tensor, recon: Tensor) -> Tensor:
         donor = x.detach().clone()

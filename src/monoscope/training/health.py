@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from monoscope import ops
 from monoscope.core.acts import Acts
 
 LAG = 2  # steps
@@ -25,8 +26,8 @@ class Health:
 
     @torch.no_grad()
     def update(self, acts: Acts, n_tokens: int) -> None:
-        """Count a batch. Firing anywhere in it is firing now."""
-        self.count(acts.fired(), n_tokens)
+        """Count a batch of tokens, those of all processes. Firing anywhere in it is firing now."""
+        self.count(ops.fired_anywhere(acts.fired()), n_tokens)
 
     @torch.no_grad()
     def count(self, fired: Bool[Tensor, " F"], n_tokens: int) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor
 
 from monoscope import ops
 from monoscope.core.batch import ActivationBatch
-from monoscope.core.errors import NotFinite
+from monoscope.core.errors import ElsewhereError, NotFinite
+from monoscope.core.mesh import ALONE, Mesh, on
 from monoscope.core.site import Site
 from monoscope.dictionaries.base import Dictionary
 from monoscope.dictionaries.normalize import Scale
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.step import Step
+from monoscope.parallel.mesh import alike, together
+from monoscope.parallel.shard import Placed
 from monoscope.training.health import Health
 from monoscope.training.settings import Training
 
@@ -30,12 +34,23 @@ NARROW = {"bf16": torch.bfloat16, "int8": torch.int8}
 
 
 class Run(ABC):
-    """A dictionary that learns from a stream of batches, and the scales of its activations."""
+    """A dictionary that learns from a stream of batches, and the scales of its activations.
+
+    placed: where several processes train the dictionary together, the share that this one holds, and what it is given
+        as ``dictionary``
+    """
 
     def __init__(
-        self, name: str, recipe: Recipe, settings: Training, dictionary: Dictionary, scales: Mapping[Site, Scale]
+        self,
+        name: str,
+        recipe: Recipe,
+        settings: Training,
+        dictionary: Dictionary,
+        scales: Mapping[Site, Scale],
+        placed: Placed | None = None,
     ) -> None:
         self.name, self.recipe, self.settings, self.scales = name, recipe, settings, dict(scales)
+        self.placed = placed
         self.dictionary = dictionary.train()
         self.dictionary.encode_dtype = _narrow(settings.encode_dtype, dictionary.device)
         self.health = Health(dictionary.n_features, settings.dead_after_tokens, dictionary.device)
@@ -56,25 +71,30 @@ class Run(ABC):
         may_skip = self.settings.on_nonfinite == "skip"
         before = [tensor.clone() for tensor in self._running()] if may_skip else []
         try:
-            _check_finite(batch, (*self.dictionary.reads, *self.dictionary.writes))
-            self.advance(batch, number)
-        except NotFinite as error:
+            with together(self.mesh):  # on a mesh, a batch is left out by all who read a part of it
+                _check_finite(batch, (*self.dictionary.reads, *self.dictionary.writes))
+            with alike(self.mesh), self.here():
+                self.advance(batch, number)
+        except (NotFinite, ElsewhereError) as error:
+            is_told = isinstance(error, ElsewhereError)
             where = f"step {number + 1}{f' of {self.name}' if self.name else ''}: {error}"
             if not may_skip:
-                raise NotFinite(where) from None
+                raise error if is_told else NotFinite(where) from None
             self.n_skipped += 1
             if self.n_skipped > max(FEW_SKIPPED, self.settings.steps // 100):
-                raise NotFinite(f"{where}; {self.n_skipped} steps were left out, which are too many") from None
+                too_many = f"{where}; {self.n_skipped} steps were left out, which are too many"
+                raise error if is_told else NotFinite(too_many) from None
             for now, then in zip(self._running(), before, strict=True):
                 now.copy_(then)
-            _log.warning("%s; left out, %d so far", where, self.n_skipped)
+            if not is_told:
+                _log.warning("%s; left out, %d so far", where, self.n_skipped)
             return False
         return True
 
     @torch.no_grad()
     def _learn_unseen(self, batch: ActivationBatch, number: int) -> None:
         before = [tensor.clone() for tensor in self._running()]
-        with torch.enable_grad():
+        with torch.enable_grad(), self.here():
             self.advance(batch, number)
         for now, then in zip(self._running(), before, strict=True):
             now.copy_(torch.where(self.is_finite, now, then))
@@ -135,12 +155,46 @@ class Run(ABC):
         x, target = self.dictionary.gather(batch)
         scaled = scaled_by(x, self.scale_in)
         step = self.dictionary(scaled, scaled if target is x else scaled_by(target, self.scale_out), batch.mask)
-        self.health.update(step.acts, step.n_tokens)
-        return dataclasses.replace(step, is_dead=self.health.is_dead, most_dead=self.health.most_dead)
+        n_tokens = ops.token_count(step.n_tokens)
+        self.health.update(step.acts, n_tokens)
+        dead = {"is_dead": self.health.is_dead, "most_dead": self.health.most_dead}
+        return dataclasses.replace(step, **dead, n_all_tokens=n_tokens)
+
+    @property
+    def mesh(self) -> Mesh:
+        """The processes that train the dictionary."""
+        return ALONE if self.placed is None else self.placed.mesh
+
+    @property
+    def n_features(self) -> int:
+        """Features of the whole dictionary."""
+        return self.dictionary.n_features if self.placed is None else self.placed.shards.n_features
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the parameters that an optimizer moves, in its order."""
+        return []
+
+    def here(self) -> AbstractContextManager[None]:
+        """Within the block, ops compute the share of this process."""
+        return on(None if self.placed is None else self.placed.shards)
+
+    def whole(self) -> Dictionary:
+        """The dictionary itself, or where processes share it all of it, gathered on each of them."""
+        if self.placed is None:
+            return self.dictionary
+        own = self.dictionary
+        whole = self.recipe.build(own.reads, own.writes, own.widths).train()
+        with torch.no_grad():
+            for name, tensor in own.state_dict().items():
+                whole.state_dict()[name].copy_(self.placed.gathered(name, tensor))
+        if hasattr(own.activation, "k"):
+            whole.activation.k = own.activation.k  # pyright: ignore[reportAttributeAccessIssue]
+        return whole
 
     def finished(self) -> Dictionary:
         """The dictionary for use: frozen, raw units in and out."""
-        done = self.dictionary.frozen().cpu()
+        done = self.whole().frozen().cpu()
         done.fold_(self.scale_in, self.scale_out)
         return done
 

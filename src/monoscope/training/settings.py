@@ -13,6 +13,17 @@ from monoscope.training.optim import Adam, Optimizer
 MOST_DEAD_AFTER = 10_000_000
 
 
+class Parallel(Config):
+    """How the processes that ``torchrun`` starts train together: on a mesh of data x features."""
+
+    features: int = Field(default=1, ge=1, description="processes that share a dictionary's features between them")
+    lanes: int | None = Field(
+        default=None,
+        ge=1,
+        description="parts in which activations are read side by side; None: one for each share of the data",
+    )
+
+
 class Training(Config):
     """How long, on what batches, by which optimizer, and how often to write things down."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,8 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from monoscope.core.config import Config
+from monoscope.core.device import usable
 from monoscope.core.errors import ConfigError, DataError, MismatchError, nearest
 from monoscope.core.io import LOCK, owned, refuse_existing, remove, write_text
+from monoscope.core.mesh import ALONE, Mesh
 from monoscope.core.site import Site
 from monoscope.core.stores.mirror import nearby
 from monoscope.core.stores.remote import Location, location
@@ -24,6 +26,7 @@ from monoscope.dictionaries.saved import FILES, load, write_files
 from monoscope.harvest import ActivationStore, from_array
 from monoscope.harvest.source import ActivationSource
 from monoscope.models import LanguageModel
+from monoscope.parallel.mesh import alike, meshed, share, together
 from monoscope.training.beginning import Beginning
 from monoscope.training.checkpoint import (
     check_same_config,
@@ -34,10 +37,18 @@ from monoscope.training.checkpoint import (
 )
 from monoscope.training.downstream import origin_of
 from monoscope.training.run import Run
-from monoscope.training.settings import Training
+from monoscope.training.settings import Parallel, Training
+from monoscope.training.shared import (
+    facts_of_newest,
+    is_newest_shared,
+    load_shared,
+    share_of,
+    shared_checkpoints,
+)
 from monoscope.training.trainer import checkpoint, fit
 
 CONFIG = "training.toml"
+PARALLEL = Parallel()
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path
 SourceLike = ActivationSource | str | Path | Tensor | np.ndarray
@@ -82,6 +93,7 @@ def train(
     out: Location | str | None = None,
     resume: bool = False,
     force: bool = False,
+    parallel: Parallel = PARALLEL,
     **settings: Any,
 ) -> Dictionary | list[Dictionary]:
     """The dictionary of a recipe, trained on activations; or several, in one pass, for a list of recipes.
@@ -95,6 +107,9 @@ def train(
     out: a directory, or the URL of one, for config, weights, log and checkpoints; several recipes each get a
         directory inside, by name.
         With ``resume`` an interrupted run continues to the same weights, with ``force`` what stands there is replaced.
+
+    parallel: how the processes that ``torchrun`` started share the work; each gets the finished dictionaries, and the
+        first writes them
 
     Where a dictionary needs whole sequences, the pass reads whole sequences for all.
     Raises ConfigError, DataError, MismatchError or OutputError, saying what was found and what would be right.
@@ -119,23 +134,27 @@ def train(
         runs=dict(zip(labels, runs, strict=True)),
         source=source_info(activations),
     )
-    with ExitStack() as stack:
-        directory = None
-        if out is not None:
-            directory = stack.enter_context(nearby(location(out), resume=resume, force=force))
-            if resume and not any((directory / name).exists() for name in (LOCK, CONFIG, *FILES)):
-                raise DataError(f"nothing to resume: no run was begun in {out}")
-            open_output(directory, stack, resume=resume, force=force)
-            if resume and all(is_complete(directory / label) for label in labels):
-                remove_checkpoints(directory)
-                done = [load(directory / label) for label in labels]
-                return done if several else done[0]
-        prepared, stream, start = _prepare(config, activations, lm, directory, resume=resume)
+    with meshed(parallel.features, usable(each[0].device)) as mesh, ExitStack() as stack:
+        directory = _output(out, stack, mesh, resume=resume, force=force)
+        if directory is not None and resume and share(mesh, all(is_complete(directory / label) for label in labels)):
+            done = [load(directory / label) for label in labels]
+            with together(mesh):
+                if mesh.is_first:
+                    remove_checkpoints(directory)
+            return done if several else done[0]
+        models: list[LanguageModel] = [*activations.models, *([] if lm is None else [lm])]
+        for model in set(models):
+            stack.enter_context(_read_together(model, mesh))
+        with alike(mesh):
+            prepared, stream, start = _prepare(config, activations, lm, directory, mesh, parallel.lanes, resume=resume)
         began = time.monotonic()
-        fit(prepared, stream, start=start, config=config.to_dict(), out=directory)
-        finished = [_finish(run, stream, directory, time.monotonic() - began) for run in prepared]
-        if directory is not None:
-            remove_checkpoints(directory)
+        fit(prepared, stream, start=start, config=config.to_dict(), out=directory, mesh=mesh)
+        finished = [_finish(run, stream, time.monotonic() - began) for run in prepared]
+        with together(mesh):
+            if directory is not None and mesh.is_first:
+                for run, done in zip(prepared, finished, strict=True):
+                    write_files(done, directory / run.name)
+                remove_checkpoints(directory)
     return finished if several else finished[0]
 
 
@@ -226,20 +245,68 @@ def is_complete(directory: Path) -> bool:
     return all((directory / name).is_file() for name in FILES)
 
 
+def _output(out: Location | str | None, stack: ExitStack, mesh: Mesh, *, resume: bool, force: bool) -> Path | None:
+    """The directory that the first process holds for all, until the stack is closed; None where there is none."""
+    if out is None:
+        return None
+    place = location(out)
+    if mesh.every.size > 1 and not isinstance(place, Path):
+        raise ConfigError(
+            f"several processes write one directory that all of them see, and {out} is none; copy it there"
+        )
+    directory = place if isinstance(place, Path) else None
+    with together(mesh):
+        if mesh.is_first:
+            directory = stack.enter_context(nearby(place, resume=resume, force=force))
+            if resume and not any((directory / name).exists() for name in (LOCK, CONFIG, *FILES)):
+                raise DataError(f"nothing to resume: no run was begun in {out}")
+            open_output(directory, stack, resume=resume, force=force)
+    assert directory is not None, "a path is where it is"
+    return directory
+
+
+@contextmanager
+def _read_together(lm: LanguageModel, mesh: Mesh) -> Iterator[None]:
+    """Within the block, processes that share features read the rows of each batch together."""
+    lm.readers = mesh.features
+    try:
+        yield
+    finally:
+        lm.readers = ALONE.features
+
+
 def _prepare(
-    config: TrainedWith, source: ActivationSource, lm: LanguageModel | None, out: Path | None, *, resume: bool
+    config: TrainedWith,
+    source: ActivationSource,
+    lm: LanguageModel | None,
+    out: Path | None,
+    mesh: Mesh,
+    lanes: int | None,
+    *,
+    resume: bool,
 ) -> tuple[list[Run], ActivationSource, int]:
     """Runs ready to train, the stream they train on, and the step to start from."""
-    state = None
-    if resume and out is not None and _was_begun(out):
-        state = load_checkpoint(out)
-        begun = TrainedWith.from_dict(state["config"])  # with defaults for keys that did not exist then
-        check_same_config(begun.to_dict(), config.to_dict())
+    state, saved, is_shared = None, None, False
+    if resume and out is not None:
+        with together(mesh):
+            if _was_begun(out):
+                is_shared = is_newest_shared(out)
+                saved = facts_of_newest(out) if is_shared else load_checkpoint(out)
+                begun = TrainedWith.from_dict(saved["config"])  # with defaults for keys that did not exist then
+                check_same_config(begun.to_dict(), config.to_dict())
     start = Beginning(source, {site for run in config.runs.values() for site in (*run.reads, *run.writes)})
-    runs = [start.run(name, run.recipe, run.training, run.reads, run.writes, lm) for name, run in config.runs.items()]
-    stream = start.stream(runs)
-    if out is not None:
-        warn_if_short(out, sum(run.predicted_bytes for run in runs))
+    runs = [
+        start.run(name, run.recipe, run.training, run.reads, run.writes, lm, mesh) for name, run in config.runs.items()
+    ]
+    n_lanes = lanes or mesh.data.size
+    if saved is not None and out is not None:
+        n_lanes = len(saved["source"].get("lanes", [0]))
+        if lanes not in (None, n_lanes):
+            raise MismatchError(f"the run to resume reads its activations in {n_lanes} lanes, not in {lanes}")
+        state = load_shared(out, runs, mesh) if is_shared else share_of(saved, runs, mesh)
+    stream = start.stream(runs, n_lanes, mesh)
+    if out is not None and mesh.is_first:
+        warn_if_short(out, mesh.features.size * sum(run.predicted_bytes for run in runs))
     number = 0
     if state is not None:
         stream.load_state_dict(state["source"])
@@ -248,10 +315,12 @@ def _prepare(
             run.load_state_dict(saved)
         number = state["step"]
     elif out is not None:
-        for run in runs:
-            (out / run.name).mkdir(exist_ok=True)
-        write_text(out / CONFIG, config.to_toml())
-        checkpoint(out, runs, stream, 0, config.to_dict())
+        with together(mesh):
+            if mesh.is_first:
+                for run in runs:
+                    (out / run.name).mkdir(exist_ok=True)
+                write_text(out / CONFIG, config.to_toml())
+        checkpoint(out, runs, stream, 0, config.to_dict(), mesh)
     return runs, stream, number
 
 
@@ -260,7 +329,7 @@ def _was_begun(out: Path) -> bool:
 
     Raises DataError for a directory that had states, as what it holds says.
     """
-    if checkpoints(out):
+    if checkpoints(out) or shared_checkpoints(out):
         return True
     left = {entry.name for entry in out.iterdir() if not (entry.is_dir() and not any(entry.iterdir()))}
     if not left <= {LOCK, CONFIG}:
@@ -268,7 +337,7 @@ def _was_begun(out: Path) -> bool:
     return False
 
 
-def _finish(run: Run, source: ActivationSource, out: Path | None, seconds: float) -> Dictionary:
+def _finish(run: Run, source: ActivationSource, seconds: float) -> Dictionary:
     done = run.finished()
     done.provenance = {
         "trained_as": run.recipe.to_dict(),
@@ -278,8 +347,6 @@ def _finish(run: Run, source: ActivationSource, out: Path | None, seconds: float
         "seconds": round(seconds, 1),
         **({"skipped": run.n_skipped} if run.n_skipped else {}),
     }
-    if out is not None:
-        write_files(done, out / run.name)
     return done
 
 

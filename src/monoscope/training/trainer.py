@@ -12,15 +12,31 @@ import torch
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError
 from monoscope.core.interrupts import interruptible
+from monoscope.core.io import remove
+from monoscope.core.mesh import ALONE, Mesh
 from monoscope.core.progress import progress
 from monoscope.harvest.source import ActivationSource
+from monoscope.parallel.mesh import together
 from monoscope.training.checkpoint import save_checkpoint
 from monoscope.training.log import Log, sync_log
 from monoscope.training.run import Run
+from monoscope.training.shared import save_shared, shared_checkpoints
+
+GO, SAVE, STOP = range(3)
 
 
-def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: dict[str, Any], out: Path | None) -> None:
+def fit(
+    runs: Sequence[Run],
+    source: ActivationSource,
+    *,
+    start: int,
+    config: dict[str, Any],
+    out: Path | None,
+    mesh: Mesh = ALONE,
+) -> None:
     """Train every run from step ``start`` to its end, on flat batches of the source.
+
+    On a mesh every process does so with its own share, and the first of them writes the log.
 
     Writes a row per run to its log every ``log_every`` steps, and with ``out`` a checkpoint every
     ``checkpoint_every`` seconds and when interrupted. Raises KeyboardInterrupt when asked to stop, once the checkpoint
@@ -28,12 +44,12 @@ def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: di
     """
     _keep_freed_memory()
     settings = runs[0].settings
-    logs = [Log(_directory(out, run), after_step=start) for run in runs]
+    logs = [Log(_directory(out if mesh.is_first else None, run), after_step=start) for run in runs]
     clock, logged = time.monotonic(), (time.monotonic(), start)
     with interruptible() as interrupted, progress("train", settings.tokens) as bar:
         bar.advance(start * settings.batch_tokens)
         step = start
-        for batch in _until(source, settings.steps - start):
+        for batch in _until(source, settings.steps - start, mesh):
             step += 1
             is_logged = step % settings.log_every == 0 or step == settings.steps or step == 1
             rows: list[dict[str, Any]] = []
@@ -41,7 +57,8 @@ def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: di
                 if not run.learn(batch, step - 1):
                     rows.append({"skipped": run.n_skipped})
                 elif is_logged:
-                    rows.append(run.metrics())
+                    with run.here():
+                        rows.append(run.metrics())
                 else:
                     rows.append({})
             if any(rows):
@@ -54,17 +71,27 @@ def fit(runs: Sequence[Run], source: ActivationSource, *, start: int, config: di
                         log.write(head | ({"run": run.name} if run.name else {}) | row)
             facts = {name: rows[0][name] for name in ("fvu", "l0", "dead", "skipped") if name in rows[0]}
             bar.advance(settings.batch_tokens, **facts)
-            if out is not None and (interrupted or time.monotonic() - clock > settings.checkpoint_every):
-                checkpoint(out, runs, source, step, config)
+            is_due = out is not None and time.monotonic() - clock > settings.checkpoint_every
+            wanted = mesh.every.counted(STOP if interrupted else SAVE if is_due else GO, "max")
+            if out is not None and wanted > GO:
+                checkpoint(out, runs, source, step, config, mesh)
                 clock = time.monotonic()
-            if interrupted:
+            if wanted == STOP:
                 raise KeyboardInterrupt(f"stopped at step {step} of {settings.steps}")
 
 
-def checkpoint(out: Path, runs: Sequence[Run], source: ActivationSource, step: int, config: dict[str, Any]) -> None:
+def checkpoint(
+    out: Path,
+    runs: Sequence[Run],
+    source: ActivationSource,
+    step: int,
+    config: dict[str, Any],
+    mesh: Mesh = ALONE,
+) -> None:
     """Write everything that continuing from ``step`` needs."""
-    for run in runs:
-        sync_log(out / run.name)
+    if mesh.is_first:
+        for run in runs:
+            sync_log(out / run.name)
     state = {
         "step": step,
         "source": source.state_dict(),
@@ -72,7 +99,12 @@ def checkpoint(out: Path, runs: Sequence[Run], source: ActivationSource, step: i
         "skipped": [run.n_skipped for run in runs],
         "config": config,
     }
-    save_checkpoint(out, step, state)
+    if mesh.every.size > 1:
+        save_shared(out, step, state, runs, mesh)
+    else:
+        save_checkpoint(out, step, state)
+        for _, old in shared_checkpoints(out):
+            remove(old)
 
 
 def _keep_freed_memory() -> None:
@@ -86,11 +118,12 @@ def _directory(out: Path | None, run: Run) -> Path | None:
     return None if out is None else out / run.name
 
 
-def _until(source: ActivationSource, n_steps: int) -> Iterator[ActivationBatch]:
-    if n_steps <= 0:
-        return
-    for number, batch in enumerate(source, start=1):
+def _until(source: ActivationSource, n_steps: int, mesh: Mesh) -> Iterator[ActivationBatch]:
+    stream = iter(source)
+    for number in range(n_steps):
+        with together(mesh):
+            batch = next(stream, None)
+            if batch is None:
+                left = n_steps - number
+                raise DataError(f"the activations ended {left} steps too soon; train on fewer tokens, or repeat them")
         yield batch
-        if number == n_steps:
-            return
-    raise DataError(f"the activations ended {n_steps} steps too soon; train on fewer tokens, or repeat the source")

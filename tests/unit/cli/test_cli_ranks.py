@@ -15,6 +15,7 @@ import pytest
 import torch
 from command_line import Call
 
+from monoscope.dictionaries import load
 from monoscope.features import FeatureBundle
 from monoscope.harvest import ActivationStore
 
@@ -99,6 +100,36 @@ def test_a_killed_process_of_a_harvest_goes_on(call: Call, small_shards: Path, t
     assert (tmp_path / "acts" / part.name / "shard-00000.safetensors").stat().st_mtime_ns == kept
     pairs = zip(stored(tmp_path / "acts"), stored(tmp_path / "alone"), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_dictionary(call: Call, train_config: Path) -> None:
+    exact = ("--set", "training.encode_dtype=fp32")
+    assert call("train", train_config, "--out", "alone", *exact).code == 0
+    settings = (*exact, "--set", "parallel.features=2")
+    done = torchrun(2, "train", train_config, "--out", "together", "--json", *settings)
+    assert done.returncode == 0, done.stderr
+    (result,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert list(result["dictionaries"]) == ["together"]
+    alone, together = (load(name).state_dict() for name in ("alone", "together"))
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-2, atol=2e-3, msg=name)
+    assert not list(Path("together").glob("checkpoint*"))
+    rows = [(Path(name) / "metrics.jsonl").read_text().splitlines() for name in ("alone", "together")]
+    assert len(rows[0]) == len(rows[1])
+
+
+@pytest.mark.slow
+def test_of_what_cannot_be_shared_one_process_says_so(call: Call, train_config: Path) -> None:
+    done = torchrun(2, "train", train_config, "--out", "run", "--set", "parallel.features=3")
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 1
+    assert "parallel.features is 3, which does not divide 2 processes" in done.stderr
+    done = torchrun(
+        2, "train", train_config, "--out", "run", "--set", "parallel.features=2", "--set", "recipe.wiring.n_features=49"
+    )
+    assert done.stderr.count("error: ") == 1
+    assert "49 features cannot be shared out equally among 2 processes" in done.stderr
 
 
 @pytest.mark.parametrize(("rank", "ranks"), [("2", "2"), ("x", "2"), ("-1", "1")])

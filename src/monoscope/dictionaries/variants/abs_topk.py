@@ -53,8 +53,7 @@ class AbsTopK(ActivationFunction):
     def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations, in the sparse layout."""
         score = pre.detach() if norm is None else pre.detach() * norm
-        indices = score.abs().topk(self.k, dim=-1, sorted=False).indices
-        return Acts(pre.gather(-1, indices), pre.shape[-1], indices)
+        return ops.top_per_token(pre, score.abs(), self.k)
 
     def frozen(self) -> Self:
         """Itself."""

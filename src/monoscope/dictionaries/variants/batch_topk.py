@@ -66,8 +66,7 @@ class BatchTopK(ActivationFunction):
         """Feature activations, in the dense layout."""
         score = pre.detach() if norm is None else pre.detach() * norm
         if self.training:
-            n_kept = max(1, min(round(self.k * score[..., 0].numel()), score.numel()))
-            keep = score >= ops.kth_largest(score, n_kept)
+            keep = score >= ops.batch_cut(score, self.k)
         else:
             keep = score > self._thresholds()
         return Acts(pre.relu() * keep, pre.shape[-1])
@@ -78,7 +77,7 @@ class BatchTopK(ActivationFunction):
         score = acts.values
         if norm is not None:
             score = score * (norm if acts.indices is None else norm[acts.indices])
-        smallest = torch.where(score > 0, score, torch.inf).min()
+        smallest = ops.smallest(torch.where(score > 0, score, torch.inf).min())
         first = self.threshold < 0
         moved = torch.where(first, smallest, torch.lerp(self.threshold, smallest, 1 - self.config.momentum))
         self.threshold.copy_(torch.where(smallest.isfinite(), moved, self.threshold))
@@ -92,6 +91,10 @@ class BatchTopK(ActivationFunction):
     def rescale_scores_(self, factor: float | Float[Tensor, " F"]) -> None:
         """Multiply the threshold by ``factor``."""
         self.threshold.mul_(factor)
+
+    def share_(self, of: int) -> None:
+        """Serve one of several equal shares of the features."""
+        self.n_features //= of
 
     def frozen(self) -> JumpReLU:
         """A JumpReLU with the running threshold for every feature."""

@@ -24,9 +24,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.dictionaries.function import ActivationFunction
-from monoscope.dictionaries.objective import Term
+from monoscope.dictionaries.objective import Term, token_mean
 from monoscope.dictionaries.step import Step
 from monoscope.dictionaries.variants.jumprelu import JumpReLU
 
@@ -89,7 +90,7 @@ class GateL1(Term):
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return (_gate(step).relu() * step.dictionary.decoder_norm()).sum() / step.n_tokens
+        return token_mean(step, ops.over_features((_gate(step).relu() * step.dictionary.decoder_norm()).sum()))
 
 
 class GateAux(Term):
@@ -103,7 +104,7 @@ class GateAux(Term):
         """The term for one step."""
         assert step.target is not None, "terms compare a reconstruction with its target"
         recon = _DecodeHeldFixed.apply(_gate(step).relu(), step)
-        return (step.target - recon).pow(2).sum() / step.n_tokens
+        return token_mean(step, (step.target - recon).pow(2).sum())
 
 
 def _gate(step: Step) -> Float[Tensor, "*tokens F"]:

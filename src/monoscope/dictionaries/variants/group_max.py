@@ -44,7 +44,7 @@ class GroupMax(ActivationFunction):
 
     def __init__(self, config: Config, n_features: int) -> None:
         super().__init__()
-        self.config, self.n_features = config, n_features
+        self.config, self._block = config, n_features // config.k
 
     @property
     def selection(self) -> ops.LargestPerGroup:
@@ -54,14 +54,14 @@ class GroupMax(ActivationFunction):
     @property
     def block(self) -> int:
         """Features of a group, which may change places among themselves alone."""
-        return self.n_features // self.config.k
+        return self._block
 
     def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations, in the sparse layout."""
         score = pre.detach() if norm is None else pre.detach() * norm
-        best = score.unflatten(-1, (self.config.k, self.block)).argmax(-1, keepdim=True)
-        values = pre.unflatten(-1, (self.config.k, self.block)).gather(-1, best)
-        first = torch.arange(0, self.n_features, self.block, device=pre.device)
+        best = score.unflatten(-1, (-1, self.block)).argmax(-1, keepdim=True)
+        values = pre.unflatten(-1, (-1, self.block)).gather(-1, best)
+        first = torch.arange(0, pre.shape[-1], self.block, device=pre.device)
         return Acts(values.squeeze(-1).relu(), pre.shape[-1], best.squeeze(-1) + first)
 
     def frozen(self) -> Self:

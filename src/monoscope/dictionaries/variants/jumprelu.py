@@ -26,7 +26,7 @@ from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError
 from monoscope.dictionaries.function import ActivationFunction
-from monoscope.dictionaries.objective import Term
+from monoscope.dictionaries.objective import Term, token_mean
 from monoscope.dictionaries.step import Step
 
 
@@ -118,9 +118,10 @@ class _Count(torch.autograd.Function):
 def _l0(step: Step) -> Float[Tensor, ""]:
     function = cast(JumpReLU, step.dictionary.activation)
     if (window := step.acts.window) is not None:
-        fired = step.acts.l0().sum()
-        return _Count.apply(fired, function.threshold, window.near, function.bandwidth) / step.n_tokens
-    return function.active(step.score.detach()).sum() / step.n_tokens
+        fired = _Count.apply(step.acts.l0().sum(), function.threshold, window.near, function.bandwidth)
+    else:
+        fired = function.active(step.score.detach()).sum()
+    return token_mean(step, ops.over_features(fired))
 
 
 class L0(Term):

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from monoscope.dictionaries.objective import Term, weighted_by_norm
+from monoscope import ops
+from monoscope.dictionaries.objective import Term, token_mean, weighted_by_norm
 from monoscope.dictionaries.step import Step
 
 
@@ -30,4 +31,4 @@ class Lp(Term):
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
         strength = weighted_by_norm(step)
-        return strength[strength > 0].pow(self.p).sum() / step.n_tokens
+        return token_mean(step, ops.over_features(strength[strength > 0].pow(self.p).sum()))

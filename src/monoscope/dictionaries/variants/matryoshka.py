@@ -22,8 +22,9 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from monoscope import ops
 from monoscope.core.acts import Acts
-from monoscope.dictionaries.objective import Term, total_variance
+from monoscope.dictionaries.objective import Term, token_mean, total_variance
 from monoscope.dictionaries.step import Step
 
 SHARES = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1)
@@ -74,14 +75,15 @@ class Matryoshka(Term):
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
         assert step.target is not None, "terms compare a reconstruction with its target"
-        ends = self.ends(step.acts.n_features)
+        ends = self.ends(ops.feature_count(step.acts.n_features))
+        own = ops.own_ends(ends, step.acts.n_features)
         silent = Acts(step.acts.values.new_zeros(*step.acts.values.shape[:-1], 1), 1)
         recon = step.dictionary.decode(silent, step.counted(step.x))
         total, start = recon.new_zeros(()), 0
-        for part, end, weight in zip(
-            step.acts.split(ends), ends, self.level_weights or (1.0,) * len(ends), strict=True
-        ):
+        for part, end, weight in zip(step.acts.split(own), own, self.level_weights or (1.0,) * len(ends), strict=True):
             recon = recon + step.decode_of(part, torch.arange(start, end, device=recon.device))
             total = total + weight * (step.target - recon).pow(2).sum()
             start = end
-        return total / (total_variance(step.target, step.n_tokens) if self.units == "fvu" else step.n_tokens)
+        if self.units == "fvu":
+            return ops.over_tokens(total) / total_variance(step.target, step.n_tokens)
+        return token_mean(step, total)

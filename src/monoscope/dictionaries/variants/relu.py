@@ -17,9 +17,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.dictionaries.function import ActivationFunction
-from monoscope.dictionaries.objective import Term, weighted_by_norm
+from monoscope.dictionaries.objective import Term, token_mean, weighted_by_norm
 from monoscope.dictionaries.step import Step
 
 
@@ -69,4 +70,4 @@ class L1(Term):
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return weighted_by_norm(step).sum() / step.n_tokens
+        return token_mean(step, ops.over_features(weighted_by_norm(step).sum()))

@@ -21,7 +21,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from monoscope.dictionaries.objective import Term, weighted_by_norm
+from monoscope import ops
+from monoscope.dictionaries.objective import Term, token_mean, weighted_by_norm
 from monoscope.dictionaries.step import Step
 from monoscope.dictionaries.variants.jumprelu import JumpReLU
 
@@ -36,7 +37,7 @@ class Tanh(Term):
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return (self.c * weighted_by_norm(step)).tanh().sum() / step.n_tokens
+        return token_mean(step, ops.over_features((self.c * weighted_by_norm(step)).tanh().sum()))
 
 
 class TanhQuad(Term):
@@ -51,8 +52,8 @@ class TanhQuad(Term):
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
         strength = (self.c * weighted_by_norm(step)).tanh()
-        often = strength.reshape(step.n_tokens, -1).sum(0) / step.n_tokens
-        return (often * (1 + often / self.s)).sum()
+        often = token_mean(step, strength.reshape(step.n_tokens, -1).sum(0))
+        return ops.over_features((often * (1 + often / self.s)).sum())
 
 
 class PreAct(Term):
@@ -72,5 +73,7 @@ class PreAct(Term):
             threshold = threshold / norm
         lacking = (threshold - step.pre).relu() * norm
         if not self.dead_only:
-            return lacking.sum() / step.n_tokens
-        return step.recon.new_zeros(()) if step.is_dead is None else (lacking * step.is_dead).sum() / step.n_tokens
+            return token_mean(step, ops.over_features(lacking.sum()))
+        if step.is_dead is None:
+            return step.recon.new_zeros(())
+        return token_mean(step, ops.over_features((lacking * step.is_dead).sum()))

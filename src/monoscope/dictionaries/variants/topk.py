@@ -12,6 +12,7 @@ Source: Gao et al. 2024 (arXiv:2406.04093), section 2.3 and appendix A.2. Shapes
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, cast
 
@@ -61,9 +62,8 @@ class TopK(ActivationFunction):
     def forward(self, pre: Float[Tensor, "*batch F"], norm: Float[Tensor, "*site F"] | None = None) -> Acts:
         """Feature activations, in the sparse layout."""
         score = pre.detach() if norm is None else pre.detach() * norm
-        indices = score.topk(self.k, dim=-1, sorted=False).indices
-        kept = pre.gather(-1, indices)
-        return Acts(kept.relu() if self.relu else kept, pre.shape[-1], indices)
+        acts = ops.top_per_token(pre, score, self.k)
+        return dataclasses.replace(acts, values=acts.values.relu()) if self.relu else acts
 
     def frozen(self) -> Self:
         """Itself."""
@@ -86,9 +86,9 @@ class MultiTopK(Term):
         """The term for one step."""
         assert step.target is not None, "terms compare a reconstruction with its target"
         pre, k = step.pre, cast(TopK, step.dictionary.activation).k
-        more = TopK(TopK.Config(k=min(self.factor * k, pre.shape[-1])))
+        more = TopK(TopK.Config(k=min(self.factor * k, ops.feature_count(pre.shape[-1]))))
         recon = step.dictionary.decode(more(pre, step.dictionary.score_norm()), step.counted(step.x))
-        return (step.target - recon).pow(2).sum() / total_variance(step.target, step.n_tokens)
+        return ops.over_tokens((step.target - recon).pow(2).sum()) / total_variance(step.target, step.n_tokens)
 
 
 class AuxK(Term):
@@ -112,22 +112,22 @@ class AuxK(Term):
         if step.is_dead is None:
             return zero
         dead, is_dead = step.dead
-        if len(dead) == 0:
+        n_dead = ops.feature_count(len(dead))
+        if n_dead == 0:
             return zero
         width = step.recon.shape[-1]
-        k_aux = min(len(dead), self.k_aux or 2 ** max(0, (width // 2).bit_length() - 1))
+        k_aux = min(n_dead, self.k_aux or 2 ** max(0, (width // 2).bit_length() - 1))
         pre = step.preacts_of(dead)
         if is_dead is not None:
             pre = torch.where(is_dead, pre, 0.0)
-        if k_aux == len(dead):
-            values, chosen = pre if step.dictionary.activation.is_signed else pre.relu(), None
+        if k_aux == n_dead:
+            acts = Acts(pre if step.dictionary.activation.is_signed else pre.relu(), len(dead))
         elif step.dictionary.activation.is_signed:
-            chosen = pre.detach().abs().topk(k_aux, dim=-1, sorted=False).indices
-            values = pre.gather(-1, chosen)
+            acts = ops.top_per_token(pre, pre.detach().abs(), k_aux)
         else:
-            values, chosen = pre.topk(k_aux, dim=-1, sorted=False)
-            values = values.relu()
+            acts = ops.top_per_token(pre, pre.detach(), k_aux)
+            acts = dataclasses.replace(acts, values=acts.values.relu())
         error = step.error.detach()
-        revived = step.decode_of(Acts(values, len(dead), chosen), dead)
-        ratio = (error - revived).pow(2).sum() / total_variance(error, step.n_tokens)
+        revived = step.decode_of(acts, dead)
+        ratio = ops.over_tokens((error - revived).pow(2).sum()) / total_variance(error, step.n_tokens)
         return torch.where(ratio.isfinite(), ratio, zero)

@@ -27,7 +27,7 @@ from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError
 from monoscope.dictionaries.function import ActivationFunction
-from monoscope.dictionaries.objective import Term
+from monoscope.dictionaries.objective import Term, token_mean
 from monoscope.dictionaries.step import Step
 from monoscope.dictionaries.variants.topk import TopK
 
@@ -74,12 +74,11 @@ class Variational(ActivationFunction):
         if self.training:
             values = values + (0.5 * self.log_variance).exp() * self._noise(pre)
         score = values.detach() if norm is None else values.detach() * norm
-        indices = score.abs().topk(self.k, dim=-1, sorted=False).indices
-        return Acts(values.gather(-1, indices), pre.shape[-1], indices)
+        return ops.top_per_token(values, score.abs(), self.k)
 
     def _noise(self, like: Tensor) -> Tensor:
         generator = torch.Generator(like.device).manual_seed(self.config.seed * 2**31 + int(self.n_batches))
-        return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+        return ops.normal(like, generator)
 
     @torch.no_grad()
     def observe(self, acts: Acts, norm: Float[Tensor, "*site F"] | None = None) -> None:
@@ -113,7 +112,7 @@ class KL(Term):
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
         # Without noise the divergence is infinite by a constant, which no gradient sees.
-        log_variance = cast(Variational, step.dictionary.activation).log_variance.clamp_min(-60.0)
-        mean_square = step.pre.relu().square().flatten(0, -2).sum(0) / step.n_tokens
+        log_variance = ops.once(cast(Variational, step.dictionary.activation).log_variance.clamp_min(-60.0))
+        mean_square = token_mean(step, step.pre.relu().square().flatten(0, -2).sum(0))
         divergence = 0.5 * (mean_square + log_variance.exp() - 1 - log_variance)
-        return divergence.clamp_min(self.free_bits).sum()
+        return ops.over_features(divergence.clamp_min(self.free_bits).sum())
