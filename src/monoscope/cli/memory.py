@@ -20,6 +20,7 @@ from monoscope.core.config import override
 from monoscope.core.device import usable
 from monoscope.core.errors import ConfigError
 from monoscope.core.memory import advice, available, resident
+from monoscope.core.ranks import rank_and_ranks
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
 from monoscope.harvest import ActivationSource, ActivationStore
@@ -62,7 +63,9 @@ def check(settings: B, added: Callable[[B], float], least: Mapping[str, int], *,
         peak = needed({})
     except ConfigError:
         return  # what does not go together, the verb itself says
-    if as_json:
+    if rank_and_ranks()[0]:
+        pass  # the first process speaks for all
+    elif as_json:
         print(json.dumps({"memory": {"predicted": round(peak), "room": round(room)}}), file=sys.stderr)
     else:
         print(f"memory: about {peak / 1e9:.2f} GB of {room / 1e9:.2f} GB", file=sys.stderr)
