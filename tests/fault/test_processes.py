@@ -106,6 +106,7 @@ def test_a_closed_terminal_is_a_request_to_stop(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
 
     def own_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may be under nohup
         os.setsid()
         os.close(os.open(os.ttyname(theirs), os.O_RDWR))  # the first terminal opened becomes the controlling one
 
@@ -152,10 +153,14 @@ def test_a_second_request_ends_the_process_at_once() -> None:
 def test_interrupts_are_what_they_were_afterwards() -> None:
     from monoscope.core.interrupts import STOP, interruptible
 
-    before = [signal.getsignal(number) for number in STOP]
-    with interruptible() as received:
-        os.kill(os.getpid(), signal.SIGHUP)
-        while not received:
-            pass
-    assert received == [signal.SIGHUP]
-    assert [signal.getsignal(number) for number in STOP] == before
+    hung_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        before = [signal.getsignal(number) for number in STOP]
+        with interruptible() as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+            while not received:
+                pass
+        assert received == [signal.SIGHUP]
+        assert [signal.getsignal(number) for number in STOP] == before
+    finally:
+        signal.signal(signal.SIGHUP, hung_up)
