@@ -97,7 +97,9 @@ class Mover(ABC):
             for number, state in saved["state"].items()
         }
         for group, old in zip(self.param_groups, saved["param_groups"], strict=True):
-            group.update({name: value for name, value in old.items() if name != "params"})
+            for name, value in old.items():
+                if name != "params":  # a checkpoint may hold pairs as lists
+                    group[name] = tuple(value) if isinstance(value, list) else value
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
