@@ -117,7 +117,7 @@ def test_template_tokens_count_unless_they_are_left_out(source: Conversations) -
     special = int(torch.isin(windows.tokens, torch.tensor([BOS, EOS])).sum())
     default = live(lm, windows, SITES)
     assert default.n_tokens == windows.n_tokens - len(windows)
-    assert default.info["skip"] == {"special": False, "first": 1}
+    assert default.info["skip"] == {"special": False, "first": 1, "not_finite": False}
     without = live(lm, windows, SITES, skip=SkipPolicy(special=True, first=0))
     assert without.n_tokens == windows.n_tokens - special
     assert (
