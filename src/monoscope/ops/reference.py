@@ -78,7 +78,7 @@ def encode_above(
     x: Float[Tensor, "n d"],
     W_enc: Float[Tensor, "d F"],
     b_enc: Float[Tensor, " F"],
-    threshold: Float[Tensor, " F"],
+    threshold: Float[Tensor, " F"] | float,
     bandwidth: float,
     *,
     center: Float[Tensor, " d"] | None = None,
