@@ -91,7 +91,7 @@ def encode_above(
     z = x if center is None else x - center
     pre = z @ W_enc + b_enc
     score = pre.detach() if norm is None else pre.detach() * norm.detach()
-    return jump(pre, score, norm, threshold, bandwidth) if bandwidth else pre * (score > threshold)
+    return jump(pre, score, norm, torch.as_tensor(threshold), bandwidth) if bandwidth else pre * (score > threshold)
 
 
 def encode_layers(
