@@ -63,12 +63,9 @@ def check(settings: B, added: Callable[[B], float], least: Mapping[str, int], *,
         peak = needed({})
     except ConfigError:
         return  # what does not go together, the verb itself says
-    if rank_and_ranks()[0]:
-        pass  # the first process speaks for all
-    elif as_json:
-        print(json.dumps({"memory": {"predicted": round(peak), "room": round(room)}}), file=sys.stderr)
-    else:
-        print(f"memory: about {peak / 1e9:.2f} GB of {room / 1e9:.2f} GB", file=sys.stderr)
+    if rank_and_ranks()[0] == 0:  # it speaks for all processes
+        known = json.dumps({"memory": {"predicted": round(peak), "room": round(room)}})
+        print(known if as_json else f"memory: about {peak / 1e9:.2f} GB of {room / 1e9:.2f} GB", file=sys.stderr)
     if peak > room:
         bound = (
             f"{room / 1e9:.2f} GB are free" if settings.memory_gb is None else f"memory_gb is {settings.memory_gb:g}"

@@ -78,7 +78,7 @@ def encode_above(
     x: Float[Tensor, "n d"],
     W_enc: Float[Tensor, "d F"],
     b_enc: Float[Tensor, " F"],
-    threshold: Float[Tensor, " F"] | float,
+    threshold: Float[Tensor, " F"],
     bandwidth: float,
     *,
     center: Float[Tensor, " d"] | None = None,
@@ -91,7 +91,7 @@ def encode_above(
     z = x if center is None else x - center
     pre = z @ W_enc + b_enc
     score = pre.detach() if norm is None else pre.detach() * norm.detach()
-    return jump(pre, score, norm, torch.as_tensor(threshold), bandwidth) if bandwidth else pre * (score > threshold)
+    return jump(pre, score, norm, threshold, bandwidth) if bandwidth else pre * (score > threshold)
 
 
 def encode_layers(

@@ -95,7 +95,9 @@ def _dense_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain autograd through every product over all features."""
 
     def encode(*given: Any, dtype: object = None, **more: Any) -> Acts:
-        return Acts(reference.encode_above(*given, **more), F)
+        x, W_enc, b_enc, threshold, bandwidth = given
+        each = threshold if isinstance(threshold, torch.Tensor) else torch.full((F,), threshold)
+        return Acts(reference.encode_above(x, W_enc, b_enc, each, bandwidth, **more), F)
 
     monkeypatch.setattr(ops, "encode_above", encode)
     monkeypatch.setattr(ops, "decode", lambda acts, W_dec: acts.values @ W_dec)
