@@ -198,7 +198,14 @@ def check_training(function: str, wiring: str, mesh: Mesh) -> Iterator[str]:
 
 
 def check_traffic(mesh: Mesh) -> Iterator[str]:
-    """What a step hands to collectives, tensors by tensors, beside what the plan of ``benchmarks`` says it does."""
+    """What a step hands to collectives beside what the plan of ``benchmarks`` says: no feature dead, and with AuxK."""
+    n, d, n_features, k, k_aux = 512, 64, 2048, 8, 32
+    job = scale_plan().Job(n_features, d, k, n, mesh.data.size, mesh.features.size)
+    for each, dead_after in ((job, 10 * n), (dataclasses.replace(job, k_aux=k_aux), n)):
+        yield from _unplanned(each, dead_after, mesh)
+
+
+def _unplanned(job: Any, dead_after: int, mesh: Mesh) -> Iterator[str]:
     given: dict[tuple[str, str], list[int]] = {}
     groups = {mesh.data.group: "data", mesh.features.group: "features"}
 
@@ -211,14 +218,13 @@ def check_traffic(mesh: Mesh) -> Iterator[str]:
 
         return call
 
-    n, d, n_features, k = 512, 64, 2048, 8
-    settings = Training.from_dict({"tokens": n, "batch_tokens": n})
+    settings = Training.from_dict({"tokens": job.tokens, "batch_tokens": job.tokens, "dead_after": dead_after})
     site = Site.parse("x:out")
     chosen = Recipe.from_dict(
-        {"wiring": {"kind": "autoencoder", "n_features": n_features}, "function": {"kind": "topk", "k": k}}
+        {"wiring": {"kind": "autoencoder", "n_features": job.n_features}, "function": {"kind": "topk", "k": job.k}}
     )
-    dictionary = chosen.build((site,), (site,), {site: d})
-    x = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    dictionary = chosen.build((site,), (site,), {site: job.d})
+    x = torch.randn(job.tokens, job.d, generator=torch.Generator().manual_seed(0))
     dictionary.initialize_(chosen.initialize, Sample.of(x, x), torch.Generator().manual_seed(0))
     run = Descent("", chosen, settings, dictionary, {site: Scale(1.0)}, placed=shard_(dictionary, mesh))
     batch = ActivationBatch({site: x.chunk(mesh.data.size)[mesh.data.number]})
@@ -230,7 +236,7 @@ def check_traffic(mesh: Mesh) -> Iterator[str]:
     finally:
         dist.all_reduce, dist.all_gather = real
     planned: dict[tuple[str, str], list[int]] = {}
-    for each in scale_plan().traffic(scale_plan().Job(n_features, d, k, n, mesh.data.size, mesh.features.size)):
+    for each in scale_plan().traffic(job):
         if each.bytes > SMALL:
             planned.setdefault((each.axis, each.kind), []).append(each.bytes)
     for key in planned.keys() | given.keys():
