@@ -13,6 +13,7 @@ from monoscope.core.errors import UserError
 from monoscope.core.site import Site
 from monoscope.server.library.library import Entry, Fault, Run
 from monoscope.server.library.runlog import tail
+from monoscope.server.library.slugs import title
 from monoscope.server.state import State
 from monoscope.server.wire.base import Number
 from monoscope.server.wire.library import Broken, Card, RunCard, Stats
@@ -35,7 +36,7 @@ def card_fields(state: State, entry: Entry, n_labels: int | None) -> dict[str, A
     dictionary = manifest.dictionary
     return {
         "id": entry.id,
-        "name": entry.path.stem,
+        "name": title(entry.path),
         "path": str(entry.path),
         "fingerprint": manifest.fingerprint,
         "dictionary_fp": dictionary.fingerprint,
@@ -74,7 +75,7 @@ def run_card(state: State, run: Run) -> RunCard:
     }
     return RunCard(
         id=run.id,
-        name=run.path.name,
+        name=title(run.path),
         path=str(run.path),
         state="finished" if finished else "running" if fresh else "stopped",
         step=_whole(last.get("step")),

@@ -152,3 +152,14 @@ def test_a_job_that_is_not_there(visit: Callable[..., Any], library: Any, watch:
     expect(page.get_by_role("table", name="Numbers of the dictionaries")).to_be_visible()
     if job != "nonsense":
         expect(page.get_by_role("alert")).to_be_visible()
+
+
+def test_python_of_a_pair_finds_the_same_partners(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Pairs: more").click()
+    page.get_by_role("button", name="Copy as Python").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    made: dict[str, Any] = {}
+    exec(page.evaluate("navigator.clipboard.readText()"), made)
+    row = page.get_by_role("table", name="Pairs of dictionaries").get_by_role("row").nth(1)
+    expect(row.get_by_role("cell").first).to_have_text(f"{made['pairs'].pairs.shape[1]:,}")

@@ -116,6 +116,27 @@ def test_of_two_notes_on_one_item_neither_is_overwritten_unseen(
     expect(listed.get_by_label("Note on feature 5")).to_have_value("what two says")
 
 
+def test_of_two_names_of_one_list_neither_is_overwritten_unseen(
+    listed: Page, visit: Callable[..., Any], server: Any, watch: Any
+) -> None:
+    watch.allow("status of 412")
+    other = visit(listed.url.removeprefix(server.address), at=server)
+    for page, name in ((other, "by two"), (listed, "by one")):
+        page.get_by_role("button", name="Rename").click()
+        page.get_by_label("Name", exact=True).fill(name)
+    for page in (listed, other):
+        page.get_by_role("button", name="Save").click()
+    expect(listed.get_by_role("heading", name="by one")).to_be_visible()
+    conflict = other.get_by_role("alert")
+    expect(conflict).to_contain_text("by one")
+    conflict.get_by_role("button", name="Save mine over it").click()
+    expect(other.get_by_role("heading", name="by two")).to_be_visible()
+    other.keyboard.press("z")
+    expect(other.get_by_role("heading", name="by one")).to_be_visible()
+    other.keyboard.press("Shift+Z")
+    expect(other.get_by_role("heading", name="by two")).to_be_visible()
+
+
 def test_a_list_is_renamed_described_saved_and_deleted(listed: Page) -> None:
     listed.get_by_role("button", name="Rename").click()
     listed.get_by_label("Name", exact=True).fill("=HYPERLINK(1)")
@@ -164,7 +185,7 @@ def test_notes_are_drawn_as_text_edited_and_never_lost(listed: Page, visit: Call
     second.get_by_role("button", name="Save").click()
     expect(second.get_by_role("alert")).to_contain_text("what one says")
     expect(second.get_by_label("Note")).to_have_value("what the other says")
-    second.get_by_role("button", name="Save mine").click()
+    second.get_by_role("button", name="Save mine over it").click()
     expect(other.get_by_text("what the other says")).to_be_visible()
     other.get_by_role("button", name="Delete").click()
     expect(other.get_by_text("No notes yet")).to_be_visible()

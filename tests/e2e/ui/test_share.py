@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import struct
 import threading
 import xml.etree.ElementTree as ElementTree
@@ -134,12 +136,54 @@ def test_panels_are_saved_as_pictures_of_what_they_show(feature: Page, tmp_path:
     assert height >= 2 * box["height"]
 
 
+def test_panels_are_saved_as_their_numbers(feature: Page) -> None:
+    feature.get_by_role("button", name="Contexts: more").click()
+    with feature.expect_download() as download:
+        feature.get_by_role("button", name="Save as JSON").click()
+    rows = json.loads(Path(download.value.path()).read_text())
+    first = feature.get_by_role("region", name="Strongest").locator("li").first
+    assert f"{rows[0]['max_act']:.2f}"[:3] == first.locator(".value").inner_text()[:3]
+    feature.get_by_role("button", name="Logits and activations: more").click()
+    with feature.expect_download() as download:
+        feature.get_by_role("button", name="Save as CSV").click()
+    with Path(download.value.path()).open(newline="") as file:
+        ends = list(csv.DictReader(file))
+    assert {row["end"] for row in ends} == {"suppresses", "promotes", "fires on"}
+
+
 def test_python_of_a_panel_shows_the_same(feature: Page) -> None:
     code = copied(feature, "Contexts: more", "Copy as Python")
     out: list[Any] = []
     exec(code, {"print": lambda *words: out.append(words)})
     first = feature.get_by_role("region", name="Strongest").locator("li").first
     assert f"{out[0][0]:.2f}"[:3] == first.locator(".value").inner_text()[:3]
+
+
+def test_python_of_a_table_has_its_rows_in_its_order(visit: Callable[..., Any]) -> None:
+    page = visit("/d/demo?f=density%3C0.02&f=is_dead%3Dfalse&sort=-max_act")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    made: dict[str, Any] = {}
+    exec(copied(page, "Features: more", "Copy as Python"), made)
+    shown = [row.get_by_role("link").inner_text() for row in page.get_by_role("row").all()[1:6]]
+    assert [str(feature) for feature in made["table"].column("feature").to_pylist()[:5]] == shown
+
+
+def test_the_table_is_made_as_large_as_the_window_and_drawn(visit: Callable[..., Any]) -> None:
+    page = visit("/d/demo?panel=features")
+    panel = page.get_by_role("region", name="Table of features")
+    expect(panel).to_have_attribute("data-maximized", "")
+    box = page.get_by_role("grid").bounding_box()
+    size = page.viewport_size
+    assert box is not None
+    assert size is not None
+    assert box["height"] > 0.85 * size["height"]
+    page.get_by_role("button", name="Features: more").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as SVG").click()
+    drawn = ElementTree.parse(download.value.path()).getroot()
+    texts = [text.text for text in drawn.iter(f"{SVG}text")]
+    assert "Firing rate" in texts
+    assert page.get_by_role("row").nth(3).get_by_role("gridcell").nth(2).inner_text() in texts
 
 
 def test_m_makes_a_panel_as_large_as_the_window(feature: Page) -> None:

@@ -47,7 +47,7 @@ def test_a_label_is_written_changed_and_removed(visit: Callable[..., Any]) -> No
     expect(shown).to_contain_text("Not labeled")
 
 
-def test_z_takes_back_one_change_after_another(visit: Callable[..., Any]) -> None:
+def test_z_takes_back_one_change_after_another_and_shift_z_makes_them_again(visit: Callable[..., Any]) -> None:
     page = visit("/d/demo/f/9")
     shown = page.get_by_role("region", name="Label and explanations")
     label(page, "first words")
@@ -72,6 +72,109 @@ def test_z_takes_back_one_change_after_another(visit: Callable[..., Any]) -> Non
     expect(shown).to_contain_text("Not labeled")
     page.keyboard.press("z")
     expect(page.get_by_text("Nothing was changed yet")).to_be_visible()
+
+    for _ in range(4):
+        page.keyboard.press("Shift+Z")
+    expect(page.get_by_text("something to keep")).to_be_visible()
+    expect(page.get_by_role("button", name="Bookmarked")).to_be_visible()
+    expect(shown.locator(".label .text")).to_have_text("other words")
+    page.keyboard.press("Shift+Z")
+    expect(page.get_by_text("Nothing was taken back")).to_be_visible()
+    page.keyboard.press("z")
+    expect(page.get_by_text("something to keep")).to_have_count(0)
+    label(page, "third words")
+    expect(shown.locator(".label .text")).to_have_text("third words")
+    page.keyboard.press("Shift+Z")
+    expect(page.get_by_text("Nothing was taken back").last).to_be_visible()
+    expect(page.get_by_text("something to keep")).to_have_count(0)
+
+
+def test_what_another_changed_since_is_not_made_again_over_it(visit: Callable[..., Any], watch: Any) -> None:
+    watch.allow("status of 412")
+    page = visit("/d/demo/f/10")
+    shown = page.get_by_role("region", name="Label and explanations").locator(".label .text")
+    for words in ("first words", "other words"):
+        label(page, words)
+        expect(shown).to_have_text(words)
+    page.keyboard.press("z")
+    expect(shown).to_have_text("first words")
+    another = visit("/d/demo/f/10")
+    label(another, "what another says")
+    expect(another.locator(".label .text")).to_have_text("what another says")
+    page.keyboard.press("Shift+Z")
+    expect(page.get_by_text("was changed by tester")).to_be_visible()
+    expect(shown).to_have_text("what another says")
+
+
+def test_of_two_who_edit_an_explanation_neither_is_overwritten_unseen(visit: Callable[..., Any], watch: Any) -> None:
+    watch.allow("status of 412")
+
+    def write(page: Page, words: str) -> None:
+        page.get_by_role("textbox", name="Explanation").fill(words)
+        page.get_by_role("button", name="Save", exact=True).click()
+
+    one = visit("/d/demo/f/11")
+    one.get_by_role("button", name="Add an explanation").click()
+    one.get_by_role("textbox", name="Explanation").fill("as it was")
+    one.get_by_role("button", name="Add explanation").click()
+    expect(one.locator(".explanations")).to_contain_text("as it was")
+    two = visit("/d/demo/f/11")
+    for page in (one, two):
+        page.get_by_role("button", name="edit", exact=True).click()
+    write(one, "what one says")
+    expect(one.locator(".explanations")).to_contain_text("what one says")
+    write(two, "what two says")
+    conflict = two.get_by_role("alert")
+    expect(conflict).to_contain_text("what one says")
+    conflict.get_by_role("button", name="Save mine over it").click()
+    expect(two.locator(".explanations")).to_contain_text("what two says")
+    two.keyboard.press("z")
+    expect(two.locator(".explanations")).to_contain_text("what one says")
+
+
+def test_a_filter_that_another_saved_over_is_shown_and_lost_to_nobody(visit: Callable[..., Any], watch: Any) -> None:
+    watch.allow("status of 412")
+
+    def save(page: Page, button: str) -> None:
+        page.get_by_role("button", name="Saved filters").click()
+        page.get_by_label("Name of the filter").fill("mine")
+        page.get_by_role("button", name=button, exact=True).click()
+
+    one = visit("/d/demo?f=density%3C0.01")
+    save(one, "Save")
+    expect(one.get_by_text("Saved “mine”")).to_be_visible()
+    two = visit("/d/demo?f=density%3C0.02&sort=-max_act")
+    three = visit("/d/demo")
+    one.goto(one.url.split("?")[0] + "?f=density%3C0.03")
+    settle(one)
+    save(one, "Replace")
+    expect(one.get_by_text("Replaced “mine”")).to_be_visible()
+
+    save(two, "Replace")
+    conflict = two.get_by_role("alert")
+    expect(conflict).to_contain_text("Firing rate < 3%")
+    conflict.get_by_role("button", name="Save mine over it").click()
+    expect(two.get_by_text("Replaced “mine”")).to_be_visible()
+    expect(conflict).to_have_count(0)
+
+    three.get_by_role("button", name="Saved filters").click()
+    three.get_by_role("button", name="Delete filter mine").click()
+    conflict = three.get_by_role("alert")
+    expect(conflict).to_contain_text("Firing rate < 2%, by Max")
+    conflict.get_by_role("button", name="Take that").click()
+    settle(three)
+    assert "density%3C0.02" in three.url
+    assert "sort=-max_act" in three.url
+
+    two.keyboard.press("Escape")
+    two.keyboard.press("z")
+    expect(two.get_by_text("Took back replacing the filter “mine”")).to_be_visible()
+    three.reload()
+    settle(three)
+    three.get_by_role("button", name="Saved filters").click()
+    three.get_by_role("button", name="mine", exact=True).click()
+    settle(three)
+    assert "density%3C0.03" in three.url
 
 
 def test_of_two_who_label_at_once_neither_is_overwritten_unseen(visit: Callable[..., Any], watch: Any) -> None:

@@ -21,7 +21,7 @@ from monoscope.dictionaries.saved import save
 from monoscope.features import FeatureBundle
 from monoscope.features.schema import EXPLANATIONS
 from monoscope.server import Server
-from monoscope.server.library.slugs import slug
+from monoscope.server.library.slugs import slug, title
 from monoscope.server.library.weights import fingerprint_weights
 
 ONE = "/dictionaries/some-run/features/7"
@@ -277,6 +277,11 @@ def test_slugs_are_unique_and_speak() -> None:
     ):
         taken.append(slug(Path(path), taken))
     assert taken == ["a", "b", "x", "s-a", "gemma-2-9b"]
+    assert [title(Path(path)) for path in ("/r/a/features.mono", "/r/Gemma 2.mono", "/r/a/dictionary")] == [
+        "a",
+        "Gemma 2",
+        "a",
+    ]
     many: list[str] = []
     for _ in range(50):
         many.append(slug(Path("/q/same.mono"), many))

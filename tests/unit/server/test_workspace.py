@@ -58,7 +58,9 @@ def test_a_label_is_written_changed_and_deleted(desk: httpx.Client) -> None:
     assert feature(desk)["label"] is None
     assert rows(desk, "label", "not_null") == []
     assert desk.get(f"/labels/{label['id']}").status_code == 404
-    assert desk.post(f"/restore/labels/{label['id']}").status_code == 204
+    restored = desk.post(f"/restore/labels/{label['id']}")
+    assert restored.status_code == 204
+    assert restored.headers["ETag"] == desk.get(f"/labels/{label['id']}").headers["ETag"]
     assert feature(desk)["label"]["text"] == "other"
 
 

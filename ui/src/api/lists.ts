@@ -20,10 +20,12 @@ async function pages<T extends { id: string }>(path: string, query: Record<strin
   }
 }
 
+const pathOf = (item: ListItem): string => `lists/${item.list_id}/items/${item.id}`;
+
 const write = {
   list: async (list: FeatureList, etag: string, name: string, description: string) => wrote(await api.put<FeatureList>(`lists/${list.id}`, { name, description }, etag)),
-  note: async (item: ListItem, etag: string, note: string) => wrote(await api.put<ListItem>(`lists/${item.list_id}/items/${item.id}`, { note }, etag)),
-  place: async (item: ListItem, before: string | null) => wrote(await api.post<ListItem>(`lists/${item.list_id}/items/${item.id}/move`, { before })),
+  note: async (item: ListItem, etag: string, note: string) => wrote(await api.put<ListItem>(pathOf(item), { note }, etag)),
+  place: async (item: ListItem, before: string | null) => wrote(await api.post<ListItem>(`${pathOf(item)}/move`, { before })),
   text: async (note: Note, etag: string, markdown: string) => wrote(await api.put<Note>(`notes/${note.id}`, { markdown }, etag)),
 };
 
@@ -34,39 +36,53 @@ export const lists = {
 
   async create(name: string): Promise<FeatureList> {
     const list = await api.post<FeatureList>('lists', { name });
-    history.did(`the list “${name}”`, async () => api.delete(`lists/${list.id}`, (await lists.get(list.id)).etag));
+    history.made(`the list “${name}”`, 'lists', list);
     return list;
   },
   async edit(list: FeatureList, name: string, description: string): Promise<void> {
     const saved = await write.list(list, list.etag, name, description);
-    history.did(`the name of “${name}”`, () => write.list(saved, stateOf(saved), list.name, list.description));
+    history.did(
+      `the name of “${name}”`,
+      () => write.list(saved, stateOf(saved), list.name, list.description),
+      () => write.list(saved, stateOf(saved), name, description),
+    );
   },
   async remove(list: FeatureList): Promise<void> {
     await api.delete(`lists/${list.id}`, list.etag);
-    history.did(`deleting “${list.name}”`, () => restore('lists', list.id));
+    history.removed(`deleting “${list.name}”`, 'lists', list);
   },
   async add(id: string, features: { dict: string; feature: number }[]): Promise<void> {
     const had = new Set((await lists.items(id)).map((item) => item.id));
     const { items } = await api.post<{ items: ListItem[] }>(`lists/${id}/items`, { items: features });
     const fresh = items.filter((item) => !had.has(item.id));
-    history.did(features.length === 1 ? `adding feature ${features[0]?.feature} to a list` : `adding ${features.length} features to a list`, () =>
-      Promise.all(fresh.map((item) => api.delete(`lists/${id}/items/${item.id}`))),
+    history.did(
+      features.length === 1 ? `adding feature ${features[0]?.feature} to a list` : `adding ${features.length} features to a list`,
+      () => Promise.all(fresh.map((item) => api.delete(pathOf(item), stateOf(item)))),
+      () => Promise.all(fresh.map((item) => restore('items', item))),
     );
   },
   async note(item: ListItem, note: string): Promise<ListItem> {
     const saved = await write.note(item, item.etag, note);
-    history.did(`the note on feature ${item.feature}`, () => write.note(saved, stateOf(saved), item.note));
+    history.did(
+      `the note on feature ${item.feature}`,
+      () => write.note(saved, stateOf(saved), item.note),
+      () => write.note(saved, stateOf(saved), note),
+    );
     return saved;
   },
   /** Put an item in front of another, or at the end; `was`: what it stood in front of. */
   async move(item: ListItem, before: string | null, was: string | null): Promise<ListItem> {
     const moved = await write.place(item, before);
-    history.did(`moving feature ${item.feature}`, () => write.place(moved, was));
+    history.did(
+      `moving feature ${item.feature}`,
+      () => write.place(moved, was),
+      () => write.place(moved, before),
+    );
     return moved;
   },
   async drop(item: ListItem): Promise<Change> {
-    await api.delete(`lists/${item.list_id}/items/${item.id}`, item.etag);
-    return history.did(`taking feature ${item.feature} off a list`, () => restore('items', item.id));
+    await api.delete(pathOf(item), item.etag);
+    return history.removed(`taking feature ${item.feature} off a list`, 'items', item, pathOf(item));
   },
 };
 
@@ -75,15 +91,19 @@ export const notes = {
 
   async create(kind: Note['target_kind'], id: string, markdown: string): Promise<Note> {
     const note = wrote(await api.post<Note>('notes', { target_kind: kind, target_id: id, markdown }));
-    history.did('a note', () => api.delete(`notes/${note.id}`, stateOf(note)));
+    history.made('a note', 'notes', note);
     return note;
   },
   async edit(note: Note, markdown: string): Promise<void> {
     const saved = await write.text(note, note.etag, markdown);
-    history.did('changing a note', () => write.text(saved, stateOf(saved), note.markdown));
+    history.did(
+      'changing a note',
+      () => write.text(saved, stateOf(saved), note.markdown),
+      () => write.text(saved, stateOf(saved), markdown),
+    );
   },
   async remove(note: Note): Promise<void> {
     await api.delete(`notes/${note.id}`, note.etag);
-    history.did('deleting a note', () => restore('notes', note.id));
+    history.removed('deleting a note', 'notes', note);
   },
 };

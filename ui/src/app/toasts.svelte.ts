@@ -40,3 +40,13 @@ export async function takeBack(change?: Change): Promise<void> {
     failed(error);
   }
 }
+
+/** Make again what was taken back last, and say so. */
+export async function makeAgain(): Promise<void> {
+  try {
+    const what = await history.redo();
+    toasts.say(what === null ? 'Nothing was taken back' : `Made again: ${what}`);
+  } catch (error) {
+    failed(error);
+  }
+}

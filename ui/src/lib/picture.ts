@@ -3,7 +3,7 @@
 
 const NS = 'http://www.w3.org/2000/svg';
 /** What is there for the hand and the ear, and not part of the picture. */
-const LEFT_OUT = 'button:not([aria-expanded]):not([aria-pressed]), select, textarea, input, [role=tooltip], [role=slider], .sr, [hidden], [data-no-picture]';
+const LEFT_OUT = 'button:not([aria-expanded], [aria-pressed], [role=columnheader] button), select, textarea, input, [role=tooltip], [role=slider], .sr, [hidden], [data-no-picture]';
 const SHAPES = new Set(['path', 'rect', 'circle', 'ellipse', 'line', 'polyline', 'polygon']);
 
 /** An element as SVG text, with a margin around it. */

@@ -10,6 +10,12 @@ MOST = 128
 PLAIN = frozenset({"features", "dictionary", "bundle"})  # names that say nothing without their parent's
 
 
+def title(path: Path) -> str:
+    """What people call a directory: by its own name, if that says something, else by its parent's."""
+    own = path.stem if path.suffix == ".mono" else path.name
+    return path.parent.name if own.lower() in PLAIN and path.parent.name else own
+
+
 def slug(path: Path, taken: Collection[str]) -> str:
     """A name for a directory that no other has: its own, if that says something, else with its parents' before it."""
     parts = [

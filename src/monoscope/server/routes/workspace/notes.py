@@ -171,12 +171,13 @@ async def set_setting(request: Request, state: StateDep, key: Key, body: Setting
 
 @router.post("/restore/{kind}/{id}", status_code=204)
 async def restore(request: Request, state: StateDep, kind: Kind, id: RowId) -> Response:
-    """Bring back what was deleted."""
+    """Bring back what was deleted; the header ``ETag`` names the state it is in."""
 
-    def job(workspace: Workspace) -> None:
-        getattr(workspace, kind).restore(id)
+    def run(stop: Any) -> Response:
+        row = getattr(state.desk.workspace, kind).restore(id)
+        return Response(status_code=204, headers={"ETag": f'"{row.etag}"'})
 
-    return await change(request, state, job)
+    return await state.pool.answer(request, run)
 
 
 def _target(state: State, kind: str, id: str) -> str:

@@ -1,0 +1,55 @@
+// What a panel shows, as Python that shows the same from the bundle's files.
+
+import type { Card, Column, Comparison, Condition } from '$/api/types';
+import { describe } from './conditions';
+
+const text = (value: unknown): string => JSON.stringify(value);
+
+function opened(path: string, name = 'bundle'): string {
+  return `${name} = FeatureBundle.open(${text(path)})\n`;
+}
+
+const IMPORT = 'from monoscope.features import FeatureBundle\n';
+
+export function ofOverview(path: string): string {
+  return `${IMPORT}\n${opened(path)}bundle.manifest.stats\nbundle.column("density")\n`;
+}
+
+const ADDED = new Set(['score', 'bookmarked']);
+
+/** A table's filter and order; what people add is in the workspace, not in the bundle, and only named. */
+export function ofTable(path: string, conditions: readonly Condition[], sort: string, columns: readonly Column[]): string {
+  const own = (name: string): boolean => columns.some((column) => column.name === name && ['number', 'integer', 'boolean'].includes(column.type) && !ADDED.has(name));
+  const kept = conditions.filter((condition) => own(condition.column));
+  const by = sort.replace('-', '');
+  const steps = [
+    kept.length ? `.filter(${kept.map(expression).join(' & ')})` : '',
+    own(by) ? `.sort_by([(${text(by)}, "${sort.startsWith('-') ? 'descending' : 'ascending'}")])` : '',
+  ].join('');
+  const others = conditions.filter((condition) => !kept.includes(condition)).map((condition) => `# and where: ${describe(condition).replace(/\s+/g, ' ')}\n`);
+  return `${kept.length ? 'import pyarrow.compute as pc\n' : ''}${IMPORT}\n${opened(path)}${others.join('')}table = bundle.features${steps}\n`;
+}
+
+function expression({ column, op, value }: Condition): string {
+  const field = `pc.field(${text(column)})`;
+  if (op === 'is_null') return `${field}.is_null()`;
+  if (op === 'not_null') return `${field}.is_valid()`;
+  if (op === 'in') return `${field}.isin(${text(value)})`;
+  const literal = typeof value === 'boolean' ? (value ? 'True' : 'False') : text(value);
+  return `(${field} ${op === '=' ? '==' : op} ${literal})`;
+}
+
+/** The numbers of several bundles. */
+export function ofCards(cards: readonly { path: string }[]): string {
+  return `${IMPORT}\nfor path in ${text(cards.map((card) => card.path))}:\n    bundle = FeatureBundle.open(path)\n    print(bundle.path.name, bundle.manifest.stats)\n`;
+}
+
+/** Functions under which opposite directions are one feature. */
+const SIGNED = new Set(['abs_topk', 'pursuit']);
+
+/** How two dictionaries correspond by their directions; nothing where they were compared by when they fire. */
+export function ofPair(comparison: Comparison, a: Card, b: Card): string | undefined {
+  if (comparison.by !== 'decoder') return undefined;
+  const rows = (name: string): string => `torch.as_tensor(${name}.decoder()).float()`;
+  return `import torch\n\nfrom monoscope.evals.correspondence import by_direction\n${IMPORT}\n${opened(a.path, 'a')}${opened(b.path, 'b')}pairs = by_direction(${rows('a')}, ${rows('b')}, ${comparison.threshold}, signed=${SIGNED.has(a.function) || SIGNED.has(b.function) ? 'False' : 'True'})\npairs.pairs, pairs.similarity, pairs.splits(), pairs.merges()\n`;
+}
