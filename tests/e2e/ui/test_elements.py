@@ -120,7 +120,7 @@ def test_a_feature_is_drawn_and_tells_what_is_pointed_at(show: Show, bundle: Fea
     spot = {"sequence": strongest.sequence, "position": strongest.max_pos, "token": strongest.tokens[strongest.peak]}
     for name in ("mono-hover", "mono-select"):
         assert told[name] == {**spot, "value": pytest.approx(float(strongest.acts[strongest.peak]), rel=1e-5)}
-    assert HOSTILE[0] in page.locator("mono-feature .t").all_text_contents()
+    assert HOSTILE[0] in "".join(page.locator("mono-feature .strip").all_text_contents())
 
 
 def test_a_range_of_the_histogram_selects_contexts(show: Show, bundle: FeatureBundle) -> None:

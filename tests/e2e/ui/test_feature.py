@@ -30,8 +30,10 @@ def test_contexts_are_those_of_the_bundle_strongest_first(feature: Page, bundle:
     strips = feature.get_by_role("region", name="Strongest").locator(".strip").all()
     assert len(strips) == min(12, len(stored))
     for strip, context in zip(strips, stored, strict=False):
-        tokens = strip.locator(".t")
+        tokens, text = strip.locator(".t"), strip.text_content()
+        strip.hover()
         assert tokens.count() == len(context.tokens)
+        assert strip.text_content() == text
         assert strip.locator(".left .t").count() == context.peak
         assert strip.locator(".right .t").first.evaluate("one => one.classList.contains('peak')")
         assert strip.locator(".lv").count() == (context.acts != 0).sum()
@@ -58,6 +60,20 @@ def test_hovering_a_token_shows_its_value_and_draws_it_on_the_histogram(feature:
     expect(feature.locator(".mark")).to_have_count(0)
 
 
+def test_silent_tokens_are_one_text_until_the_pointer_comes(feature: Page, bundle: FeatureBundle) -> None:
+    context = bundle.feature(INDEX).interval(0)[0]
+    strip = feature.get_by_role("region", name="Strongest").locator(".strip").first
+    expect(strip.locator(".t")).to_have_count(int((context.acts != 0).sum()))
+    lines = strip.evaluate("one => one.getBoundingClientRect().height")
+    at = next(i for i in range(context.peak + 1, len(context.tokens)) if context.acts[i] == 0)
+    strip.hover()
+    strip.locator(".t").nth(at).hover()
+    tip = feature.get_by_role("tooltip").filter(visible=True)
+    expect(tip).to_contain_text("silent")
+    expect(tip).to_contain_text(f"position {context.max_pos + at - context.peak}")
+    assert strip.evaluate("one => one.getBoundingClientRect().height") == lines
+
+
 def test_brushing_the_histogram_selects_contexts_and_is_in_the_address(feature: Page) -> None:
     feature.get_by_role("slider", name="Smallest value of Activations").focus()
     for _ in range(30):
@@ -82,6 +98,7 @@ def test_how_much_of_a_context_is_shown(feature: Page) -> None:
     group = feature.get_by_role("group", name="How much of a context is shown")
     strip = feature.locator(".strip").first
     group.get_by_role("button", name="Full").click()
+    strip.hover()
     everything = strip.locator(".t").filter(visible=True).count()
     assert everything == strip.locator(".t").count()
     group.get_by_role("button", name="Snippet").click()
@@ -113,6 +130,7 @@ def test_tokens_that_are_written_from_the_right_stand_in_their_order(feature: Pa
     feature.reload()
     settle(feature)
     strip = feature.get_by_role("region", name="Strongest").locator(".strip").first
+    strip.hover()
     tokens = strip.locator(".right .t").evaluate_all(
         "all => all.map((one) => ({ left: one.getBoundingClientRect().left, text: one.textContent, "
         "direction: getComputedStyle(one).direction, bidi: getComputedStyle(one).unicodeBidi }))"

@@ -1,6 +1,7 @@
 // Tokens as elements. One strip is a few hundred of them, drawn without a component each; what a token is worth is
 // looked up from its strip when the pointer is over it. Strips on the screen are drawn at once, the others after that has
-// been painted: a page of strips costs as much as what is seen of it.
+// been painted: a page of strips costs as much as what is seen of it. Where many strips are shown, tokens that look like
+// nothing but their text stand together as one text each, until the pointer comes to the strip: most tokens are silent.
 
 import { afterPaint } from './paint';
 import { classes, opacity } from './ramp';
@@ -42,6 +43,8 @@ const RIGHT_TO_LEFT = /[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Sc
 /** What stands in a strip's element: tokens from `first` to before `end`, and where those before and after them go. */
 interface Drawing {
   strip: Strip;
+  /** Whether silent tokens in a row are one text. */
+  joined: boolean;
   first: number;
   end: number;
   before: HTMLElement;
@@ -51,7 +54,7 @@ interface Drawing {
 const drawings = new WeakMap<Element, Drawing>();
 const seen = new WeakSet<Element>();
 const widths = new WeakMap<Element, number>();
-const waiting = new Map<HTMLElement, Strip>();
+const waiting = new Map<HTMLElement, [Strip, boolean]>();
 let unknown = 0;
 
 const watcher = new IntersectionObserver((entries) => {
@@ -74,9 +77,9 @@ export function watchStrip(root: HTMLElement): () => void {
 
 /**
  * Draw a strip: what is seen of it now, the rest soon. `line`: it is one line about its strongest token, and what its
- * sides hide is not seen.
+ * sides hide is not seen. `joined`: silent tokens are elements of their own only once they are pointed at.
  */
-export function showStrip(root: HTMLElement, strip: Strip, line: boolean): void {
+export function showStrip(root: HTMLElement, strip: Strip, line: boolean, joined: boolean): void {
   const isNew = !drawings.has(root);
   if (seen.has(root) || (isNew && unknown < FIRST)) {
     if (isNew) {
@@ -85,14 +88,14 @@ export function showStrip(root: HTMLElement, strip: Strip, line: boolean): void 
     }
     const n = strip.tokens.length;
     const [first, end] = line && strip.peak !== null ? about(strip, strip.peak, widths.get(root) ?? innerWidth / 2) : [0, n];
-    draw(root, strip, first, end);
+    draw(root, strip, first, end, joined);
     if (first === 0 && end === n) {
       waiting.delete(root);
       return;
     }
   }
   if (!waiting.size) afterPaint(drawWaiting);
-  waiting.set(root, strip);
+  waiting.set(root, [strip, joined]);
 }
 
 function drawWaiting(): void {
@@ -106,13 +109,14 @@ function drawWaiting(): void {
 
 /** Draw what is still missing of a strip. */
 function finish(root: HTMLElement): void {
-  const strip = waiting.get(root);
-  if (!strip) return;
+  const wanted = waiting.get(root);
+  if (!wanted) return;
+  const [strip, joined] = wanted;
   waiting.delete(root);
   const drawing = drawings.get(root);
-  if (drawing?.strip !== strip) return draw(root, strip, 0, strip.tokens.length);
-  drawing.before.prepend(tokens(strip, 0, drawing.first));
-  drawing.after.append(tokens(strip, drawing.end, strip.tokens.length));
+  if (drawing?.strip !== strip) return draw(root, strip, 0, strip.tokens.length, joined);
+  drawing.before.prepend(tokens(strip, 0, drawing.first, joined));
+  drawing.after.append(tokens(strip, drawing.end, strip.tokens.length, joined));
   drawing.first = 0;
   drawing.end = strip.tokens.length;
 }
@@ -126,46 +130,67 @@ function about({ tokens }: Strip, peak: number, width: number): [number, number]
   return [first, end];
 }
 
-/** The strip and place of a token under an event's target. */
-export function tokenAt(target: EventTarget | null): { strip: Strip; at: number; element: HTMLElement } | null {
-  const element = target instanceof Element ? target.closest<HTMLElement>('.t') : null;
-  const root = element?.closest('.strip');
+/** The strip and place of the token that an event of the pointer is on. */
+export function tokenAt(event: MouseEvent): { strip: Strip; at: number; element: HTMLElement } | null {
+  let target = event.target instanceof Element ? event.target : null;
+  const root = target?.closest<HTMLElement>('.strip');
   const drawing = root ? drawings.get(root) : undefined;
-  if (!element || !root || !drawing) return null;
-  return { strip: drawing.strip, at: drawing.first + [...root.querySelectorAll('.t')].indexOf(element), element };
+  if (!root || !drawing) return null;
+  if (drawing.joined) {
+    waiting.delete(root);
+    draw(root, drawing.strip, 0, drawing.strip.tokens.length, false);
+    target = (root.getRootNode() as Document | ShadowRoot).elementFromPoint(event.clientX, event.clientY);
+  }
+  const element = target?.closest<HTMLElement>('.t');
+  if (!element || !root.contains(element)) return null;
+  return { strip: drawing.strip, at: (drawings.get(root)?.first ?? 0) + [...root.querySelectorAll('.t')].indexOf(element), element };
 }
 
 /**
  * Draw tokens of a strip into its element: what stands before the strongest one, and the rest. Those far from it are in
  * elements of their own, so that hiding them costs nothing.
  */
-function draw(root: HTMLElement, strip: Strip, first: number, end: number): void {
+function draw(root: HTMLElement, strip: Strip, first: number, end: number, joined: boolean): void {
   const { peak } = strip;
   const inner = part('in');
   if (peak === null) {
-    inner.append(tokens(strip, first, end));
+    inner.append(tokens(strip, first, end, joined));
     root.replaceChildren(part('right', inner));
-    drawings.set(root, { strip, first, end, before: inner, after: inner });
+    drawings.set(root, { strip, joined, first, end, before: inner, after: inner });
     return;
   }
   const left = part('in');
   const [before, after] = [part('far'), part('far')];
   const [from, to] = [Math.max(first, peak - NEAR), Math.min(end, peak + NEAR + 1)];
-  before.append(tokens(strip, first, from));
-  left.append(before, tokens(strip, from, peak));
-  after.append(tokens(strip, to, end));
-  inner.append(tokens(strip, peak, to), after);
+  before.append(tokens(strip, first, from, joined));
+  left.append(before, tokens(strip, from, peak, joined));
+  after.append(tokens(strip, to, end, joined));
+  inner.append(tokens(strip, peak, to, joined), after);
   root.replaceChildren(part('left', left), part('right', inner));
-  drawings.set(root, { strip, first, end, before, after });
+  drawings.set(root, { strip, joined, first, end, before, after });
 }
 
-function tokens(strip: Strip, first: number, end: number): DocumentFragment {
+function tokens(strip: Strip, first: number, end: number, joined: boolean): DocumentFragment {
   const into = document.createDocumentFragment();
+  let silent = '';
+  const flush = (): void => {
+    if (silent) into.append(silent);
+    silent = '';
+  };
   for (let i = first; i < end; i += 1) {
     const text = strip.tokens[i] ?? '';
-    into.append(token(strip, text, i));
-    if (text.includes('\n')) into.append(document.createElement('br'));
+    const name = nameOf(strip, text, i);
+    if (joined && name === 't' && !RIGHT_TO_LEFT.test(text)) silent += visible(text);
+    else {
+      flush();
+      into.append(token(strip, text, i, name));
+    }
+    if (text.includes('\n')) {
+      flush();
+      into.append(document.createElement('br'));
+    }
   }
+  flush();
   return into;
 }
 
@@ -176,21 +201,23 @@ function part(name: string, ...inner: Element[]): HTMLElement {
   return span;
 }
 
-function token(strip: Strip, text: string, i: number): HTMLElement {
-  const span = document.createElement('span');
+/** Classes of a token: `t` alone where it is silent and of no kind of its own. */
+function nameOf(strip: Strip, text: string, i: number): string {
   const value = strip.acts[i] ?? 0;
-  let name = 't';
   const color = value ? classes(value, strip.max) : '';
-  if (color) name += ` ${color}`;
+  let name = color ? `t ${color}` : 't';
   if (i === strip.peak) name += ' peak';
   if (isPartial(text)) name += ' bytes';
   if (strip.special?.(i)) name += ' special';
-  const from = strip.sources?.get(i);
-  if (from !== undefined) {
-    name += ' src';
-    span.style.setProperty('--sa', (SOURCE * opacity(from, Math.max(...[...(strip.sources?.values() ?? [])].map(Math.abs)))).toFixed(2));
-  }
+  if (strip.sources?.has(i)) name += ' src';
+  return name;
+}
+
+function token(strip: Strip, text: string, i: number, name: string): HTMLElement {
+  const span = document.createElement('span');
   span.className = name;
+  const from = strip.sources?.get(i);
+  if (from !== undefined) span.style.setProperty('--sa', (SOURCE * opacity(from, Math.max(...[...(strip.sources?.values() ?? [])].map(Math.abs)))).toFixed(2));
   // Tokens stand in their order; the letters of one run their own way. Where none do, isolating costs time for nothing.
   if (RIGHT_TO_LEFT.test(text)) span.dir = 'auto';
   span.textContent = visible(text);
