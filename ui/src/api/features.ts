@@ -27,6 +27,12 @@ export function getNeighbors(dict: string, feature: number, by: string): Promise
   return neighbors.get(key(dict, feature, `/${by}`), () => api.get<Neighbors>(`${path(dict, feature)}/neighbors`, { by }));
 }
 
+/** A feature with its contexts. */
+export async function readFeature(dict: string, feature: number): Promise<{ feature: Feature; contexts: Contexts }> {
+  const [known, read] = await Promise.all([getFeature(dict, feature), getContexts(dict, feature)]);
+  return { feature: known, contexts: read };
+}
+
 /** What is there at once, so that the next feature shows in the frame its key was pressed in. */
 export function peekFeature(dict: string, feature: number): { feature: Feature; contexts: Contexts } | null {
   const known = features.peek(key(dict, feature));
@@ -47,7 +53,7 @@ async function readAhead(): Promise<void> {
   reading = true;
   for (let next = ahead[0]; next; next = ahead[0]) {
     ahead = ahead.slice(1);
-    await Promise.allSettled([getFeature(...next), getContexts(...next)]);
+    await readFeature(...next).catch(() => undefined);
   }
   reading = false;
 }
