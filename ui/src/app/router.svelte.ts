@@ -52,7 +52,7 @@ class Router {
     history.scrollRestoration = 'manual';
     addEventListener('popstate', () => {
       this.#arrive(new URL(location.href));
-      const y = (history.state as { y?: number } | null)?.y ?? 0;
+      const y = scrolled();
       requestAnimationFrame(() => requestAnimationFrame(() => scrollTo(0, y)));
     });
     document.addEventListener('click', (event) => this.#follow(event));
@@ -60,9 +60,14 @@ class Router {
 
   go(to: string, { replace = false, keep = false } = {}): void {
     const url = new URL(to, location.href);
-    if (!keep) history.replaceState({ y: scrollY }, '');
-    if (replace) history.replaceState(null, '', url);
-    else if (url.href !== location.href) history.pushState(null, '', url);
+    try {
+      if (!keep && scrollY !== scrolled()) history.replaceState({ y: scrollY }, '');
+      if (replace) history.replaceState(null, '', url);
+      else if (url.href !== location.href) history.pushState(null, '', url);
+    } catch (error) {
+      // Browsers refuse more than a hundred changes within seconds: the page goes on, and a later change is shown.
+      if (!(error instanceof DOMException)) throw error;
+    }
     const another = within(url) !== this.path;
     this.#arrive(url);
     if (another && !keep) scrollTo(0, 0);
@@ -86,6 +91,11 @@ class Router {
     event.preventDefault();
     this.go(url.href);
   }
+}
+
+/** How far down this entry of the history was left. */
+function scrolled(): number {
+  return (history.state as { y?: number } | null)?.y ?? 0;
 }
 
 function split(path: string): string[] {

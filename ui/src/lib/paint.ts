@@ -12,3 +12,9 @@ export function afterPaint(run: () => void): () => void {
     clearTimeout(timer);
   };
 }
+
+/** Once the frame that is being made has been painted. Rejects if that is no longer wanted. */
+export async function painted(signal: AbortSignal): Promise<void> {
+  await new Promise<void>((resolve) => void afterPaint(resolve));
+  signal.throwIfAborted();
+}
