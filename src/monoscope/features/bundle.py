@@ -264,7 +264,7 @@ class FeatureBundle:
             stop=stop,
             dup_of=None if row["dup_of"] < 0 else row["dup_of"],
             token_ids=tuple(ids),
-            tokens=tuple(self.vocabulary[i] for i in ids),
+            tokens=tuple(map(self.vocabulary.__getitem__, ids)),
             acts=acts,
             sources=tuple(zip(row.get("src_pos") or (), row.get("src_val") or (), strict=True)),
         )

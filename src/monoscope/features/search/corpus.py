@@ -3,6 +3,12 @@
 The text is looked for in the sequences themselves, each stored once, and each place found is looked up among the
 contexts of its sequence. A feature whose strongest token is part of the match counts more than one that merely has it
 in its window.
+
+Places where a word begins are kept in the order of their first eight bytes, as numbers:
+
+    key(p) = sum_i text[p + i] 256^(7 - i),  i = 0..7
+
+so that all words that begin with a text lie between two keys; a text of more bytes is compared at those places only.
 """
 
 from __future__ import annotations
@@ -10,14 +16,15 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int64, UInt32
+from jaxtyping import Int64, UInt8, UInt32, UInt64
 
 from monoscope.features.search.derived import Arrays, spans
 from monoscope.features.search.records import Match
 from monoscope.features.search.tokens import strongest
 
 MOST_PLACES, MOST_LOOKED, MOST_CONTEXTS = 4000, 20_000, 200_000
-WORD = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_") | frozenset(range(128, 256))
+KEY = 8  # bytes
+IN_WORD = np.isin(np.arange(256), [*b"abcdefghijklmnopqrstuvwxyz0123456789_", *range(128, 256)])
 AROUND = 70  # characters of a snippet on each side of the match
 
 
@@ -53,7 +60,7 @@ class Corpus:
 
     def warm(self) -> None:
         """Make ready what the first query would wait for."""
-        _ = self._lowered, self._reach
+        _ = self._words, self._reach
 
     def _around(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Contexts that hold a match away from their strongest token, of as many matches as can be looked at."""
@@ -95,23 +102,55 @@ class Corpus:
         return before + matched + after, ((len(before), len(before) + len(matched)),)
 
     def _places(self, wanted: bytes, whole: bool) -> Int64[np.ndarray, " n"]:
+        """Where a text stands, in order; of too many places the first."""
+        found = self._begun(wanted) if wanted[:1].isalnum() else self._anywhere(wanted)
+        if whole and wanted[-1:].isalnum():
+            found = found[~IN_WORD[self._bytes[found + len(wanted)]]]  # a NUL at least follows
+        if len(found) > MOST_PLACES:
+            found = np.partition(found, MOST_PLACES)[:MOST_PLACES]
+        return np.sort(found).astype(np.int64)
+
+    def _begun(self, wanted: bytes) -> UInt32[np.ndarray, " n"]:
+        """Where words begin with a text."""
+        keys, places = self._words
+        low, high = (int.from_bytes(wanted[:KEY].ljust(KEY, fill)) for fill in (b"\0", b"\xff"))
+        first, last = np.searchsorted(keys, np.uint64(low)), np.searchsorted(keys, np.uint64(high), side="right")
+        found, text = places[first:last], self._lowered
+        if len(wanted) > KEY:
+            found = found[[text.startswith(wanted, at) for at in found.tolist()]]
+        return found
+
+    def _anywhere(self, wanted: bytes) -> UInt32[np.ndarray, " n"]:
         text, found, at = self._lowered, [], -1
-        begins, ends = wanted[:1].isalnum(), whole and wanted[-1:].isalnum()
-        for _ in range(MOST_LOOKED):
-            if (at := text.find(wanted, at + 1)) < 0 or len(found) == MOST_PLACES:
-                break
-            if begins and at and text[at - 1] in WORD:
-                continue
-            if ends and text[at + len(wanted)] in WORD:  # a NUL at least follows
-                continue
+        while len(found) < MOST_LOOKED and (at := text.find(wanted, at + 1)) >= 0:
             found.append(at)
-        return np.array(found, np.int64)
+        return np.array(found, np.uint32)
 
     @cached_property
     def _reach(self) -> int:
         """Tokens between a context's strongest one and its farthest, at most."""
         peak, start, stop = (self.arrays[f"context.{name}"].astype(np.int64) for name in ("peak", "start", "stop"))
         return int(np.maximum(peak - start, stop - peak).max(initial=0))
+
+    @cached_property
+    def _words(self) -> tuple[UInt64[np.ndarray, " w"], UInt32[np.ndarray, " w"]]:
+        """Keys of all words, and where they begin. See the module."""
+        text = self._bytes
+        begins = IN_WORD[text]
+        begins[1:] &= ~IN_WORD[text[:-1]]
+        places = np.flatnonzero(begins)
+        keys = np.zeros(len(places), np.uint64)
+        for i in range(KEY):
+            at = places + i
+            byte = text[np.minimum(at, len(text) - 1)].astype(np.uint64)
+            byte[at >= len(text)] = 0
+            keys = keys << np.uint64(8) | byte
+        order = np.argsort(keys, kind="stable")
+        return keys[order], places[order].astype(np.uint32)
+
+    @cached_property
+    def _bytes(self) -> UInt8[np.ndarray, " t"]:
+        return np.frombuffer(self._lowered, np.uint8)
 
     @cached_property
     def _text(self) -> bytes:
