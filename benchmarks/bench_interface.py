@@ -1,15 +1,28 @@
 """How long a person waits in the web interface: its interactions on 131,072 features, in a headless browser.
 
-    python benchmarks/bench_interface.py [--bundle LARGE.mono] [--demo DIR] [--workspace DIR] [--repeat 20] [--out FILE]
+    python benchmarks/bench_interface.py [--bundle LARGE.mono] [--demo DIR] [--workspace DIR] [--repeat 30] [--out FILE]
         [--only start,feature,table,bar,search,live]
 
 LARGE.mono is a bundle as ``large_bundle.py`` makes it, DIR a run of ``monoscope demo``; both are made if not given.
 Every feature is given a label, and the labels are indexed, which takes minutes: ``--workspace`` keeps that for the next
-time. ``--only`` measures some parts, and leaves the others in FILE as they stand there. Input is the browser's own
-(pointer, keys), one interaction at a time, with nothing else under way. What is measured lies inside the page: from the
-event, as its first listener hears it, until the frame that shows the result has been painted. A result is recognized by
-what the page holds, watched by a MutationObserver. Where the page waits for one to stop typing, that pause is part of
-the time, and of the target.
+time. ``--only`` measures some parts, and leaves the others in FILE as they stand there, so that all can be measured in
+several short runs. ``docs/reference/performance.md`` shows FILE (``performance_page.py`` writes it).
+
+Input is the browser's own (pointer, keys), one interaction at a time, with nothing else under way. What is measured
+lies inside the page: from the event, as its first listener hears it, until the frame that shows the result has been
+painted. A result is recognized by what the page holds, watched by a MutationObserver. Each row is the 50th and 95th
+percentile of its times, as many as ``n`` says: ``--repeat``, and fewer where one takes seconds.
+
+    start     from the start of the server's process, in a browser that is open, with a workspace of its own each time
+    feature   the page of a feature: j goes to one that was read ahead, J, in a sorted table, to one that was not
+    table     a condition is added, the order is changed; none of the questions was asked before
+    bar       the last letter of a word whose others have just been typed, in the command bar; jumping by a reference,
+              whose feature is read ahead while its line is the chosen one
+    search    the same letter on the page of search, in all dictionaries and in every way
+    live      a text on one feature, and steering, by a model that is loaded
+
+Where a page waits for one to stop typing, or for the answer to the letter before, that is part of the time, and of the
+target.
 
 Interactions of attribution graphs (pruning, hovering, grouping) are left out: their pages do not exist yet.
 
@@ -22,8 +35,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -41,6 +52,7 @@ import httpx
 import numpy as np
 from bench_search import label_all, words_of
 from large_bundle import large_bundle
+from machine import facts, wait_for_quiet
 
 import monoscope
 from monoscope.features import FeatureBundle
@@ -58,8 +70,9 @@ ARGUMENTS = [
 ]
 LONGEST = 60_000  # milliseconds until an interaction counts as broken
 PARTS = ("start", "feature", "table", "bar", "search", "live")
-STARTS = 5
-SEARCH_PAUSE, TEST_PAUSE = 100, 150  # milliseconds after the last key, as the pages have them
+STARTS = 10
+STEERED = 20
+SEARCH_PAUSE, TEST_PAUSE = 100, 150  # milliseconds that a page waits after a key, at most
 
 # The promise of the next event of one type: milliseconds until what `ready` looks for has been painted.
 WATCH = """
@@ -113,7 +126,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--demo", type=Path)
     parser.add_argument("--workspace", type=Path, help="directory of labels and their index, made if it is not there")
-    parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--repeat", type=int, default=30)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them")
     options = parser.parse_args()
@@ -140,8 +153,10 @@ def main() -> None:
     print(json.dumps({name: value for name, value in result.items() if name != "rows"}, indent=1))
     if options.out is not None:
         if options.out.is_file():
-            kept = [row for row in json.loads(options.out.read_text())["rows"] if row.get("part") not in parts]
-            result["rows"] = sorted([*kept, *result["rows"]], key=lambda row: PARTS.index(row.get("part", "start")))
+            before = json.loads(options.out.read_text())
+            kept = [row for row in before["rows"] if row["part"] not in parts]
+            result["rows"] = sorted([*kept, *result["rows"]], key=lambda row: PARTS.index(row["part"]))
+            result["requests"] |= {"n": before["requests"]["n"] | result["requests"]["n"]}
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     if result["requests"]["elsewhere"]:
         sys.exit(f"requests left the machine: {', '.join(result['requests']['elsewhere'])}")
@@ -156,14 +171,20 @@ def measure(
     words = _label(bundle, workspace)
     asked: list[str] = []
     rows: list[dict[str, Any]] = []
+    requests: dict[str, int] = {}
+
+    def add(part: str, found: Callable[[], list[dict[str, Any]]]) -> None:
+        others, before = wait_for_quiet(), len(asked)
+        measured = {"others": others, "measured": time.strftime("%Y-%m-%d %H:%M")}
+        rows.extend({"part": part, **row, **measured} for row in found())
+        requests[part] = len(asked) - before
+
     n = len(FeatureBundle.open(bundle))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:
             if "start" in parts:
-                busy = _busy()
-                for row in start(browser, [bundle, demo], scratch, min(repeat, STARTS), asked):
-                    rows.append({"part": "start", **row, "busy_before": busy})
+                add("start", lambda: start(browser, [bundle, demo], scratch, min(repeat, STARTS), asked))
             with served([bundle, demo], workspace / "workspace.db") as said:
                 ids = _ids(said, bundle, demo)
                 _indexed(said, words)
@@ -176,20 +197,18 @@ def measure(
                     "live": lambda: live(tab, ids[1]),
                 }
                 for part in [part for part in PARTS if part in parts and part in measured]:
-                    busy, tab.rows = _busy(), []
-                    measured[part]()
-                    rows += [{"part": part, **row, "busy_before": busy} for row in tab.rows]
+                    add(part, partial(tab.rows_of, measured[part]))
                 payload = _payload(said, ids[0], n)
         finally:
             browser.close()
     elsewhere = sorted({url for url in asked if urlsplit(url).hostname != "127.0.0.1"})
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": facts(),
         "browser": f"Chromium {browser.version}",
         "features": n,
         "rows": rows,
         "sizes": {**_script(), **payload},
-        "requests": {"n": len(asked), "elsewhere": elsewhere},
+        "requests": {"n": requests, "elsewhere": elsewhere},
     }
 
 
@@ -245,6 +264,12 @@ class Tab:
         if took is None:
             raise SystemExit(f"{self.page.url}: nothing came of {event} within {LONGEST} ms: {ready}")
         return float(took)
+
+    def rows_of(self, part: Callable[[], None]) -> list[dict[str, Any]]:
+        """What a part measures."""
+        self.rows = []
+        part()
+        return self.rows
 
     def row(self, interaction: str, target: float, times: list[float]) -> None:
         """Keep the times of one interaction."""
@@ -399,7 +424,7 @@ def command_bar(tab: Tab, id: str, words: list[str]) -> None:
         shown.append(tab.time("keydown", _shown(feature), lambda: page.keyboard.press("Enter")))
         tab.rest()
     tab.row("a reference typed: offered as a jump", 50, offered)
-    tab.row("jump: the feature is shown, not read ahead", 120, shown)
+    tab.row("jump: the feature is shown, read ahead while it was offered", 120, shown)
 
 
 def search_page(tab: Tab, words: list[str]) -> None:
@@ -420,7 +445,7 @@ def _keystrokes(tab: Tab, where: str, box: Any, hits: str, words: list[str]) -> 
         answered = f"performance.getEntriesByType('resource').some((one) => one.name.includes('q={word}&'))"
         times.append(tab.time("keydown", f"{hits} && {answered}", partial(tab.page.keyboard.press, word[-1])))
         tab.rest()
-    tab.row(f"keystroke: ranked results, {where} ({SEARCH_PAUSE} ms of pause in it)", SEARCH_PAUSE + 80, times)
+    tab.row(f"keystroke: ranked results, {where} (up to {SEARCH_PAUSE} ms of waiting in it)", SEARCH_PAUSE + 80, times)
 
 
 def live(tab: Tab, id: str) -> None:
@@ -444,7 +469,7 @@ def live(tab: Tab, id: str) -> None:
     tab.row(f"one's own text on one feature ({TEST_PAUSE} ms of pause in it)", TEST_PAUSE + 150, times)
 
     times = []
-    for i in range(-1, tab.repeat):  # the first one loads what generates
+    for i in range(-1, min(tab.repeat, STEERED)):  # the first one loads what generates
         tab.go(f"/steer?n=16&e={id}/{max(i, 0) + 3},add,0.2,norm")
         page.get_by_role("textbox", name="Prompt").fill(f"def f{i}(path):\n    return ")
         run = page.get_by_role("button", name="Run", exact=True)
@@ -466,22 +491,6 @@ def _shown(feature: int) -> str:
 def _row(interaction: str, target: float, times: list[float]) -> dict[str, Any]:
     p50, p95 = (round(float(value), 1) for value in np.percentile(times, [50, 95]))
     return {"interaction": interaction, "target_ms": target, "p50_ms": p50, "p95_ms": p95, "n": len(times)}
-
-
-def _busy(seconds: float = 0.5) -> float | None:
-    """Share of the processors' time that others take while this process waits; None where the kernel does not say."""
-
-    def read() -> tuple[int, int]:
-        numbers = [int(part) for part in stat.read_text().split("\n", 1)[0].split()[1:]]
-        return sum(numbers[:8]), numbers[3] + numbers[4]
-
-    stat = Path("/proc/stat")
-    if not stat.is_file():
-        return None
-    before = read()
-    time.sleep(seconds)
-    after = read()
-    return round(1 - (after[1] - before[1]) / max(after[0] - before[0], 1), 2)
 
 
 def _script() -> dict[str, float]:

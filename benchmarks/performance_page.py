@@ -1,4 +1,4 @@
-"""``docs/reference/performance.md`` and its charts, and the table of the README, from ``benchmarks/results/machines/``.
+"""``docs/reference/performance.md`` and its charts, and the table of the README, from ``benchmarks/results/``.
 
     python benchmarks/performance_page.py
 
@@ -25,6 +25,7 @@ from performance_tables import (
     growth_table,
     harvest,
     in_order,
+    interface,
     peer_name,
     peer_table,
     star,
@@ -34,6 +35,7 @@ from turns import ALLOCATORS
 PAGE = ROOT / "docs" / "reference" / "performance.md"
 CHARTS = PAGE.with_suffix("")
 README = ROOT / "README.md"
+INTERFACE = ROOT / "benchmarks" / "results" / "bench_interface.json"
 BEGIN, END = "<!-- speed: written by benchmarks/performance_page.py -->", "<!-- /speed -->"
 DATA = {
     "minilm": "MiniLM, residual stream after block 3",
@@ -74,12 +76,14 @@ column says where each library's defaults lead in this time, not what it can rea
 """
 
 
-def page(machines: Sequence[Row]) -> str:
-    """The whole page, in Markdown."""
+def page(machines: Sequence[Row], seen: Row | None = None) -> str:
+    """The whole page, in Markdown. ``seen``: what was measured of the web interface."""
     parts = [ABOUT.format(quiet=QUIET)]
     for number, results in enumerate(machines):
         parts += [f"## {title(results)}\n\n{hardware(results)}", *training(results, number), *growth(results, number)]
         parts += [part for part in (harvest(results), bf16(results), analysis(results)) if part]
+    if seen is not None:
+        parts.append(interface(seen))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -214,6 +218,11 @@ def saved() -> list[Row]:
     ]
 
 
+def saved_interface() -> Row | None:
+    """What was measured of the web interface, if it was."""
+    return json.loads(INTERFACE.read_text()) if INTERFACE.exists() else None
+
+
 def with_table(text: str, table: str) -> str:
     """The README with its table in place."""
     before, _, rest = text.partition(BEGIN)
@@ -225,7 +234,7 @@ def with_table(text: str, table: str) -> str:
 def main() -> None:
     """Write the page, its charts and the README's table."""
     machines = saved()
-    PAGE.write_text(page(machines))
+    PAGE.write_text(page(machines, saved_interface()))
     CHARTS.mkdir(exist_ok=True)
     drawn = charts(machines)
     for path in CHARTS.glob("*.svg"):

@@ -121,6 +121,32 @@ def analysis(results: Row) -> str:
     )
 
 
+def interface(results: Row) -> str:
+    """Interactions of the web interface, with what they are to take at most."""
+    table = [["interaction", "target, ms", "p50, ms", "p95, ms", "n"]]
+    for row in results["rows"]:
+        mark = " *" if (row["others"] or 0) > QUIET else ""
+        p95 = f"{row['p95_ms']:.1f}" if row["p95_ms"] <= row["target_ms"] else f"**{row['p95_ms']:.1f}**"
+        table.append([row["interaction"] + mark, f"{row['target_ms']:,}", f"{row['p50_ms']:.1f}", p95, str(row["n"])])
+    machine, sizes, days = (
+        results["machine"],
+        results["sizes"],
+        sorted({row["measured"][:10] for row in results["rows"]}),
+    )
+    return (
+        f"## The web interface on {results['features']:,} features\n\nFrom the event in the page until the frame that "
+        "shows its result has been painted, server and browser on the same machine "
+        f"({machine['processor']}, {machine['cores']} cores; {results['browser']}; measured {' and '.join(days)}). "
+        "[`bench_interface.py`](../../benchmarks/bench_interface.py) says what each row is. A target is for the 95th "
+        "percentile, in bold where it is missed. A time in which the page waits, for the end of typing or the answer "
+        "before, contains that.\n\n" + grid(table) + "\n\n"
+        f"Scripts that the first page waits for: {sizes['initial_script_kb_gzip']} kB compressed; those of a feature's "
+        f"page: {sizes['script_of_a_feature_kb_gzip']} kB. What a feature's page reads, contexts included: "
+        f"{sizes['feature_kb_plain_p50']} kB, at p95 {sizes['feature_kb_plain_p95']} kB. Requests to any other host: "
+        f"{len(results['requests']['elsewhere'])} of {sum(results['requests']['n'].values()):,}."
+    )
+
+
 def peer_name(row: Row) -> str:
     """A library with its version."""
     version = row["requirements"][0].partition("==")[2]

@@ -45,7 +45,7 @@ def results(*rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_page_is_what_the_results_say(pages: Any) -> None:
-    assert pages.PAGE.read_text() == pages.page(pages.saved())
+    assert pages.PAGE.read_text() == pages.page(pages.saved(), pages.saved_interface())
 
 
 def test_the_charts_are_what_the_results_say(pages: Any) -> None:
@@ -67,6 +67,26 @@ def test_a_row_from_a_busy_machine_bears_a_star(pages: Any) -> None:
     page = pages.page([results(row("sae-lens", 0.01), row("llamascopium", 0.3))])
     assert "SAELens 1.2 |" in page
     assert "llamascopium 1.2 * |" in page
+
+
+def test_a_target_that_is_missed_is_bold_and_a_busy_machine_bears_a_star(pages: Any) -> None:
+    met = {"part": "feature", "interaction": "next feature", "target_ms": 50, "p50_ms": 20.04, "p95_ms": 31.0, "n": 40}
+    met |= {"others": 0.01, "measured": "2026-11-26 23:00"}
+    missed = met | {"interaction": "context length", "target_ms": 30, "others": 0.4}
+    sizes = dict.fromkeys(("initial_script_kb_gzip", "script_of_a_feature_kb_gzip"), 35.0)
+    sizes |= dict.fromkeys(("feature_kb_plain_p50", "feature_kb_plain_p95"), 40.0)
+    seen = {
+        "machine": results()["machine"],
+        "browser": "Browser 1",
+        "features": 131_072,
+        "rows": [met, missed],
+        "sizes": sizes,
+        "requests": {"n": {"feature": 1000}, "elsewhere": []},
+    }
+    page = pages.page([], seen)
+    assert "| next feature | 50 | 20.0 | 31.0 | 40 |\n" in page
+    assert "| context length * | 30 | 20.0 | **31.0** | 40 |\n" in page
+    assert "Requests to any other host: 0 of 1,000." in page
 
 
 def test_a_part_that_was_not_judged_shows_no_quality(pages: Any) -> None:
