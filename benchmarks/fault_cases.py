@@ -26,6 +26,7 @@ from monoscope.core.site import Site
 from monoscope.core.tensors import read_tensors
 from monoscope.models import LanguageModel
 from monoscope.training.checkpoint import checkpoints
+from monoscope.training.shared import shared_checkpoints
 
 Case = Callable[[Path, int, np.random.Generator], dict[str, Any]]
 TRAIN = VERBS["train"]
@@ -272,32 +273,74 @@ def two_processes(work: Path, times: int, rng: np.random.Generator) -> dict[str,
 
 
 def lost_rank(work: Path, times: int, rng: np.random.Generator) -> dict[str, Any]:
-    """A process of a training under torchrun is killed: torchrun starts them anew, and they go on by themselves."""
-    expected, _, _ = undisturbed(TRAIN, work)
+    """A training that is torchrun's only process is killed: torchrun starts it anew, and it goes on by itself."""
+    return _ranks_lost(work, times, rng, 1, undisturbed(TRAIN, work)[0])
+
+
+def lost_of_two(work: Path, times: int, rng: np.random.Generator) -> dict[str, Any]:
+    """One of two processes that share a dictionary's features is killed: torchrun starts both anew, and they go on."""
+    whole = work / "whole2"
+    job, said = torchrun(work, whole, 2)
+    ended(job, said)
+    expected = content(whole)
+    remove(whole)
+    return _ranks_lost(work, times, rng, 2, expected)
+
+
+def _ranks_lost(
+    work: Path, times: int, rng: np.random.Generator, ranks: int, expected: dict[str, str]
+) -> dict[str, Any]:
     tries, restarts = Tries(), 0
     for i in range(times):
         with tries.one():
-            out, said = work / f"elastic{i}", work / f"elastic{i}.txt"
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
-            command += ["--max-restarts", "3", "--monitor-interval", "0.1", "-m", "monoscope"]
-            command += TRAIN.args(out)
-            with said.open("w") as file:
-                job = subprocess.Popen(command, cwd=work, stdout=file, stderr=file, env=os.environ | ONE_THREAD)
-            after = int(rng.integers(1, 10))
+            out = work / f"elastic{ranks}-{i}"
+            job, said = torchrun(work, out, ranks)
+            after, victim = int(rng.integers(1, 10)), int(rng.integers(ranks))
             _wait_until(lambda out=out, job=job, after=after: job.poll() is not None or newest_step(out) >= after)
             with suppress(ProcessLookupError):
-                os.kill(int((out / ".lock").read_text().split()[0]), signal.SIGKILL)
+                os.kill(rank_of(job.pid, victim), signal.SIGKILL)
                 restarts += 1
-            code = job.wait(PATIENCE)
-            expect(code == 0, f"torchrun ended with {code}: {said.read_text()[-500:]}")
+            ended(job, said)
             found = content(out)
             expect(found == expected, f"differs: {[name for name in expected if found.get(name) != expected[name]]}")
     return tries.summary() | {"restarts": restarts}
 
 
+def ended(job: subprocess.Popen[bytes], said: Path) -> None:
+    """A job of torchrun ends by itself, and well; else it is made to."""
+    try:
+        code = job.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        job.terminate()  # it takes its processes along
+        job.wait(PATIENCE)
+        code = f"nothing in {PATIENCE:.0f} s"
+    expect(code == 0, f"torchrun ended with {code}: {said.read_text()[-500:]}")
+
+
+def torchrun(work: Path, out: Path, ranks: int) -> tuple[subprocess.Popen[bytes], Path]:
+    """A training by processes that share a dictionary's features, and what they say."""
+    said = work / f"{out.name}.txt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command += ["--max-restarts", "3", "--monitor-interval", "0.1", "-m", "monoscope"]
+    command += [*TRAIN.args(out), "--set", f"parallel.features={ranks}"]
+    with said.open("w") as file:
+        return subprocess.Popen(command, cwd=work, stdout=file, stderr=file, env=os.environ | ONE_THREAD), said
+
+
+def rank_of(job: int, number: int) -> int:
+    """Process id of one of the processes that torchrun, itself ``job``, has started. Raises ProcessLookupError."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == job and f"RANK={number}" in (path / "environ").read_text().split("\0"):
+                return int(path.name)
+    raise ProcessLookupError(f"process {number} has ended")
+
+
 def newest_step(out: Path) -> int:
     """Step of the newest checkpoint, -1 where there is none."""
-    return max(map(step_of, checkpoints(out)), default=-1)
+    alone, shared = checkpoints(out), shared_checkpoints(out)
+    return max([-1, *map(step_of, alone), *(step for step, _ in shared)])
 
 
 def _is_held_by(holder: str, work: Path) -> bool:
@@ -321,4 +364,7 @@ CASES: dict[str, Case] = {
     "two processes": two_processes,
     "not finite": not_finite,
     "lost rank": lost_rank,
+    "lost of two": lost_of_two,
 }
+EACH = {"asked to stop": 3, "two processes": len(VERBS)}
+"""Runs that a try comes to, where it is not one: of each signal, of each verb."""

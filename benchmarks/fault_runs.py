@@ -106,11 +106,14 @@ def kills(verb: Verb, work: Path, runs: int, rng: np.random.Generator, until: fl
     return summary(results) | {"seconds_undisturbed": round(seconds, 2)}
 
 
-def points(verb: Verb, work: Path, runs: int, rng: np.random.Generator, until: float) -> dict[str, Any]:
-    """Runs that die right before one of the calls that change files, ``runs`` of them; none begins after ``until``."""
+def points(verb: Verb, work: Path, numbers: range, rng: np.random.Generator, until: float) -> dict[str, Any]:
+    """Runs that die right before one of the calls that change files, each at another; none begins after ``until``.
+
+    numbers: which of all calls, in an order drawn by chance
+    """
     expected, _, calls = undisturbed(verb, work)
     results = []
-    for number in rng.permutation(calls)[:runs] + 1:
+    for number in rng.permutation(calls)[numbers.start : numbers.stop] + 1:
         if results and time.monotonic() > until:
             break
         attempt = Attempt(verb, work, f"point{number}")

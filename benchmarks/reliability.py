@@ -1,6 +1,8 @@
 """Whether monoscope ever loses a run: processes of the command line are killed, and worse, and must go on exactly.
 
-    python benchmarks/reliability.py [--runs 50] [--times 5] [--seconds 600] [--seed 0] [--only PART ...] [--out FILE]
+    python benchmarks/reliability.py [--runs 50] [--times 5] [--seconds 600] [--seed 0] [--only PART ...] [--more]
+
+With ``--more`` runs are added to those that are recorded, up to so many: any number of short pieces make a long one.
 
     kills     SIGKILL at random moments of train, harvest and analyze, one to three times a run
     points    SIGKILL right before a call that changes which files there are, as many calls of them
@@ -23,13 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fault_cases import CASES
+from fault_cases import CASES, EACH
 from fault_runs import kills, points
 from fault_verbs import VERBS, prepared
 from reliability_page import rendered
 
 RESULTS = Path(__file__).parent / "results" / "reliability.json"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+SUMS = {"runs", "kills", "exact", "broken_files", "held", "failures", "checkpoints_on_request", "restarts", "seconds"}
+LOST = "intervals_lost_at_most"
 KNOWN = [*(f"{kind} {verb}" for kind in ("kills", "points") for verb in VERBS), *CASES]
 
 
@@ -40,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="after which no more runs of a verb are begun")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help=f"parts to run: {', '.join(KNOWN)}", default=KNOWN, metavar="PART")
+    parser.add_argument("--more", action="store_true", help="add to what is recorded, up to --runs and --times")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     if absent := sorted(set(given.only) - set(KNOWN)):
@@ -50,18 +55,37 @@ def main() -> None:
         prepared(work)
         for part in given.only:
             kind, _, verb = part.partition(" ")
-            rng = np.random.default_rng([given.seed, *part.encode()])
+            before = found.get(part, {}) if given.more else {}
+            done, wanted = before.get("runs", 0), given.times if part in CASES else given.runs
+            if done >= wanted * EACH.get(part, 1):
+                continue
             began = time.monotonic()
             if part in CASES:
-                found[part] = CASES[part](work, given.times, rng)
+                rng = np.random.default_rng([given.seed, *part.encode(), done])
+                now = CASES[part](work, wanted - done // EACH.get(part, 1), rng)
+            elif kind == "kills":
+                rng = np.random.default_rng([given.seed, *part.encode(), done])
+                now = kills(VERBS[verb], work, wanted - done, rng, began + given.seconds)
             else:
-                run = kills if kind == "kills" else points
-                found[part] = run(VERBS[verb], work, given.runs, rng, began + given.seconds)
-            found[part] |= {"seed": given.seed, "seconds": round(time.monotonic() - began, 1)}
+                rng = np.random.default_rng([given.seed, *part.encode()])
+                now = points(VERBS[verb], work, range(done, wanted), rng, began + given.seconds)
+            now |= {"seed": given.seed, "seconds": round(time.monotonic() - began, 1)}
+            found[part] = added(before, now)
             print(part, {k: v for k, v in found[part].items() if k != "failures"}, file=sys.stderr, flush=True)
             _save(given.out, found)
     if any(part.get("failures") for part in found.values()):
         sys.exit(1)
+
+
+def added(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What runs came to, and those before them."""
+    both = dict(now)
+    for name in SUMS & before.keys() & now.keys():
+        both[name] = before[name] + now[name]
+    if "seconds" in both:
+        both["seconds"] = round(both["seconds"], 1)
+    lost = [part[LOST] for part in (before, now) if LOST in part]
+    return both | ({LOST: max(lost)} if lost else {})
 
 
 def _save(out: Path, parts: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ TITLES = {
     "leaping clock": "the clock leaps by decades whenever it is read; killed once",
     "two processes": "two processes on one output; then the first is killed",
     "lost rank": "a process under torchrun is killed, and started anew by torchrun",
+    "lost of two": "one of two processes that share features is killed, and torchrun starts both anew",
 }
 
 

@@ -33,7 +33,10 @@ class Reading(Config):
     )
     revision: str | None = None
     trust_remote_code: bool = False
-    device: str = Field(default="auto", description="'cpu', 'cuda', ...; 'auto': a GPU where there is one")
+    device: str = Field(
+        default="auto",
+        description="'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU where there is one, each process its own",
+    )
     dtype: DtypeName = Field(default="fp32", description="precision of the model")
     text: TextSource = StandardLibrary()
     context: int = Field(default=256, ge=2, description="tokens in a window")

@@ -23,15 +23,22 @@ def rank_and_ranks() -> tuple[int, int]:
 
     Raises ConfigError for an environment that cannot be meant.
     """
-    rank, ranks = (os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    return _said("RANK", "WORLD_SIZE")
+
+
+def local_rank_and_ranks() -> tuple[int, int]:
+    """The same among the processes on this machine."""
+    return _said("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+def _said(name: str, size: str) -> tuple[int, int]:
+    rank, ranks = os.environ.get(name, "0"), os.environ.get(size, "1")
     try:
         number, of = int(rank), int(ranks)
     except ValueError:
         number, of = -1, -1
     if not 0 <= number < of:
-        raise ConfigError(
-            f"the environment says this is process RANK={rank} of WORLD_SIZE={ranks}; start with torchrun"
-        )
+        raise ConfigError(f"the environment says this is process {name}={rank} of {size}={ranks}; start with torchrun")
     return number, of
 
 

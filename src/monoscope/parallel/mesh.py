@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from monoscope.core.errors import ConfigError, ElsewhereError, UserError
 from monoscope.core.mesh import Axis, Mesh
-from monoscope.core.ranks import rank_and_ranks
+from monoscope.core.ranks import local_rank_and_ranks, rank_and_ranks
+from monoscope.parallel.joining import fresh_store
 
 NAMES = ("data", "features")
 
@@ -38,8 +38,9 @@ def meshed(features: int = 1, device: torch.device | str = "cpu") -> Iterator[Me
     is_ours = not dist.is_initialized()
     if is_ours:
         if kind == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+            _take(torch.device(device))
+        store, rank, ranks = fresh_store()
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=store, rank=rank, world_size=ranks)
     try:
         yield mesh_of(init_device_mesh(kind, (ranks // features, features), mesh_dim_names=NAMES))
     except RuntimeError as error:
@@ -48,6 +49,17 @@ def meshed(features: int = 1, device: torch.device | str = "cpu") -> Iterator[Me
         raise
     if is_ours and dist.is_initialized():  # after an error others may never come to say goodbye
         dist.destroy_process_group()
+
+
+def _take(device: torch.device) -> None:
+    """Make a GPU the one of this process, where NCCL talks. Raises ConfigError where it is meant for all of them."""
+    number, processes = local_rank_and_ranks()
+    if processes > 1 and torch.cuda.device_count() > 1 and device.index != number:
+        raise ConfigError(
+            f"device: {str(device)!r} is one GPU, and {processes} processes on this machine that train together need "
+            "one each; set device = 'auto'"
+        )
+    torch.cuda.set_device(device)
 
 
 def mesh_of(devices: DeviceMesh) -> Mesh:

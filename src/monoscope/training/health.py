@@ -37,7 +37,7 @@ class Health:
         if self.age.is_cuda:
             arrived, arrival = torch.empty((), dtype=torch.int64, pin_memory=True), torch.cuda.Event()
             arrived.copy_((self.age >= self.dead_after - LAG * n_tokens).sum(), non_blocking=True)
-            arrival.record()
+            arrival.record(torch.cuda.current_stream(self.age.device))
             self._counts.append((arrived, arrival))
 
     def grow(self, n_features: int) -> None:

@@ -31,7 +31,10 @@ class Training(Config):
     batch_tokens: int = Field(default=4096, ge=2)
     shuffle_tokens: int = Field(default=2**18, ge=1, description="tokens held to shuffle sequences")
     seed: int = Field(default=0, ge=0)
-    device: str = Field(default="auto", description="'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU where there is one")
+    device: str = Field(
+        default="auto",
+        description="'cpu', 'cuda', 'cuda:1', ...; 'auto': a GPU where there is one, each process its own",
+    )
     optimizer: Optimizer = Adam()
     schedules: dict[str, Schedule] = Field(default_factory=lambda: {"optimizer.lr": Trapezoid()})
     clip: float = Field(default=1.0, ge=0, description="largest global norm of the gradient; 0: any")
