@@ -9,7 +9,6 @@ with the peaks of real processes. On a GPU, what is placed there is not counted.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ from monoscope.core.config import override
 from monoscope.core.device import usable
 from monoscope.core.errors import ConfigError
 from monoscope.core.memory import advice, available, resident
-from monoscope.core.ranks import rank_and_ranks
+from monoscope.core.ranks import local_rank_and_ranks, rank_and_ranks
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
 from monoscope.harvest import ActivationSource, ActivationStore
@@ -52,7 +51,7 @@ def check(settings: B, added: Callable[[B], float], least: Mapping[str, int], *,
     added: bytes that a run with some settings takes on top of what this process holds now
     least: settings that would help when lowered, as keys of the configuration, and how far that makes sense
     """
-    held, here = resident(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share this machine
+    held, here = resident(), local_rank_and_ranks()[1]  # processes that share this machine
     room = held + available() / here if settings.memory_gb is None else settings.memory_gb * 1e9
 
     def needed(changes: Mapping[str, int]) -> float:
@@ -97,14 +96,16 @@ def of_training(settings: TrainConfig, lm: LanguageModel | None, source: Activat
         run.model_copy(update={"reads": (reads := run.reads or source.sites), "writes": run.writes or reads})
         for run in settings.runs().values()
     ]
-    needs = [need_of(run, source.widths) for run in runs]
+    features = settings.parallel.features
+    data = max(1, rank_and_ranks()[1] // features)
+    needs = [need_of(run, source.widths, data=data, features=features) for run in runs]
     if usable(settings.training.device).type != "cpu":  # here are only what is written and what waits
         needs = [replace(need, resident=0.0, step=need.resident) for need in needs]
-    read = _reading(settings, [] if lm is None else [lm], source.widths)
+    read = _reading(settings, [] if lm is None else [lm], source.widths, readers=features)
     is_flat = isinstance(source, ActivationStore) and "documents" not in source.manifest["tensors"]
     training = settings.training
     shuffled = 0 if is_flat else min(training.shuffle_tokens, training.steps * training.batch_tokens)
-    return read + training_bytes(needs, shuffled, source.widths)
+    return read + training_bytes(needs, shuffled / min(data, settings.parallel.lanes or data), source.widths)
 
 
 def of_analysis(
@@ -119,11 +120,14 @@ def of_analysis(
     return _reading(settings, lms.values(), source.widths) + dense + n * PER_FEATURE + candidates * PER_CANDIDATE
 
 
-def _reading(settings: Any, lms: Iterable[LanguageModel], widths: Mapping[Site, int]) -> float:
-    """Bytes of a batch of windows on its way through the models, one after another, and of what is read."""
+def _reading(settings: Any, lms: Iterable[LanguageModel], widths: Mapping[Site, int], *, readers: int = 1) -> float:
+    """Bytes of a batch of windows on its way through the models, one after another, and of what is read.
+
+    readers: processes that each run the models on their rows of it
+    """
     tokens = settings.windows_per_batch * settings.context
     widest = max((_per_token(lm) for lm in lms if lm.device.type == "cpu"), default=0.0)
-    return tokens * (widest + 2 * FLOAT * sum(widths.values()))
+    return tokens * (widest / readers + 2 * FLOAT * sum(widths.values()))
 
 
 def _per_token(lm: LanguageModel) -> float:

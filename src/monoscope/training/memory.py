@@ -4,7 +4,8 @@
 
 4 P: weights, optimizer state and gradients; kept: what a step leaves behind until the next. The widest step is the
 largest of what the dictionaries need while they take theirs, one after another, or are copied, folded and written at
-the end.
+the end. Of several processes each counts its own: equal shares of the features and of a batch, but the whole dictionary
+at its beginning and at the end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from monoscope.core.errors import ConfigError
 from monoscope.core.site import Site
+from monoscope.parallel.shard import cuts_of
 from monoscope.training.beginning import SCALE_TOKENS
 from monoscope.training.train import RunConfig
 
@@ -23,6 +25,7 @@ FLOAT = 4  # bytes
 PROGRAM = 600e6  # bytes of the libraries and of what they set aside
 COPIES = 1.25  # [batch, feature] arrays of a step, in fp32
 DENSE_COPIES = 4.5  # the same where every feature keeps its place
+BEGINNING = 2  # copies of the weights before they are shared out: whole, and a share being cut
 FINISHING = 6  # copies of the weights at the end: frozen, folded, in the order of the file, as its bytes
 START_COPIES = 3  # first activations: as read, joined, scaled
 
@@ -38,25 +41,32 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one dictionary takes: always, and on top while it takes a step."""
+    """What one dictionary takes: always, and on top while it takes a step, and before it is shared out."""
 
     sites: tuple[Site, ...]
     resident: float
     step: float
+    beginning: float = 0.0
 
 
-def need_of(run: RunConfig, widths: Mapping[Site, int]) -> Need:
-    """Bytes of one dictionary in training. Raises ConfigError where its choices do not fit together."""
+def need_of(run: RunConfig, widths: Mapping[Site, int], *, data: int = 1, features: int = 1) -> Need:
+    """Bytes of one dictionary in training. Raises ConfigError where its choices do not fit together.
+
+    data, features: how many processes share its batches, and its features
+    """
     with torch.device("meta"):
         dictionary = run.recipe.build(run.reads, run.writes, widths)
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in dictionary.state_dict().values())
-    n, n_features = run.training.batch_tokens, dictionary.n_features
+    cuts = cuts_of(dictionary)
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in dictionary.state_dict().items()}
+    whole, own = sum(sizes.values()), sum(size / (features if name in cuts else 1) for name, size in sizes.items())
+    n, n_features = run.training.batch_tokens / data, dictionary.n_features / features
     is_dense = dictionary.activation.selection is None
     per_token = sum(widths[site] for site in run.reads) + 2 * sum(widths[site] for site in run.writes)
     kept = n * (per_token + (n_features if is_dense else 0)) * FLOAT
-    step = max(n * n_features * FLOAT * (DENSE_COPIES if is_dense else COPIES), FINISHING * weights)
+    step = max(n * n_features * FLOAT * (DENSE_COPIES if is_dense else COPIES), FINISHING * whole)
     sites = tuple(dict.fromkeys((*run.reads, *run.writes)))
-    return Need(sites, weights * (2 + run.training.optimizer.states) + kept, step)
+    beginning = BEGINNING * whole if data * features > 1 else 0.0
+    return Need(sites, own * (2 + run.training.optimizer.states) + kept, step, beginning)
 
 
 def pass_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site, int], model_bytes: float) -> float:
@@ -64,10 +74,11 @@ def pass_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site,
     return PROGRAM + model_bytes + training_bytes(needs, shuffle_tokens, widths)
 
 
-def training_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site, int]) -> float:
+def training_bytes(needs: Sequence[Need], shuffle_tokens: float, widths: Mapping[Site, int]) -> float:
     """Bytes of the dictionaries, the activations they start from and those that wait, and the widest step."""
     per_token = FLOAT * sum(widths[site] for site in {site for need in needs for site in need.sites})
-    start, step = per_token * START_COPIES * SCALE_TOKENS, max(need.step for need in needs)
+    start = per_token * START_COPIES * SCALE_TOKENS + max(need.beginning for need in needs)
+    step = max(need.step for need in needs)
     return sum(need.resident for need in needs) + max(start, per_token * shuffle_tokens + step)
 
 
