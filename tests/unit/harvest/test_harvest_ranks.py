@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_text_model import TEXT, chats, tiny_lm, tiny_tokenizer
+from harvest_sources import SITES, Fragile, Interrupted, source
+from tiny_text_model import chats, tiny_lm, tiny_tokenizer
 
 from monoscope.core.errors import MismatchError, OutputError
 from monoscope.core.io import owned
 from monoscope.harvest import ActivationSource, ActivationStore, TokenWindows, harvest, live, shuffle
 from monoscope.harvest.writer import harvest_part
-
-SITES = ("0.resid_post", "1.mlp_out")
-
-
-def source(seed: int = 0) -> ActivationSource:
-    windows = TokenWindows.from_text(TEXT * 2, tiny_tokenizer(), context=16)
-    return live(tiny_lm(seed), windows, SITES, windows_per_batch=2)
 
 
 def shared(path: Path, ranks: int, **options: Any) -> ActivationStore:
@@ -53,47 +46,14 @@ def test_any_number_of_processes_stores_the_same(tmp_path: Path, alone: Activati
     assert not (tmp_path / "acts.partial").exists()
 
 
-class Stopped(Exception):
-    pass
-
-
-class Breaking(ActivationSource):
-    """A source, the parts of which break after some batches."""
-
-    def __init__(self, inner: ActivationSource, batches: int) -> None:
-        self.inner, self.left = inner, batches
-        self.sites, self.widths, self.n_tokens = inner.sites, inner.widths, inner.n_tokens
-
-    @property
-    def info(self) -> dict[str, Any]:
-        return self.inner.info
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self.inner:
-            if self.left == 0:
-                raise Stopped
-            self.left -= 1
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Any) -> None:
-        self.inner.load_state_dict(state)
-
-    def part(self, number: int, of: int) -> ActivationSource:
-        self.own = Breaking(self.inner.part(number, of), self.left)
-        return self.own
-
-
 @pytest.mark.parametrize("batches", [0, 1, 2])
 def test_a_process_that_broke_goes_on_and_the_others_stay(tmp_path: Path, alone: ActivationStore, batches: int) -> None:
     path = tmp_path / "acts"
     harvest_part(source(), path, 1, 3, shard_tokens=64)
-    with pytest.raises(Stopped):
-        harvest_part(Breaking(source(), batches), path, 2, 3, shard_tokens=64)
+    with pytest.raises(Interrupted):
+        harvest_part(Fragile(source(), batches), path, 2, 3, shard_tokens=64)
     for rank in (1, 2):  # all are started again
-        resumed = Breaking(source(), 100)
+        resumed = Fragile(source(), 100)
         harvest_part(resumed, path, rank, 3, shard_tokens=64)
         n = len(list(source().part(rank, 3)))
         assert 100 - resumed.own.left == (0 if rank == 1 else n - 2 * (batches // 2))

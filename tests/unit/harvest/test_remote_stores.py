@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from harvest_sources import Fragile, Interrupted
 from object_store import s3 as s3
 
 from monoscope.core.errors import ConfigError, CorruptError, DataError, MismatchError, OutputError
@@ -22,33 +23,9 @@ from monoscope.harvest.writer import harvest_part
 X = torch.arange(64.0)[:, None].expand(-1, 3).contiguous()
 
 
-class Rows(ActivationSource):
-    """Rows of an array, which break after some batches."""
-
-    def __init__(self, x: torch.Tensor = X, batches: int = 1000) -> None:
-        self.x, self.left = x, batches
-        self.inner = from_array(x, batch_tokens=4)
-        self.sites, self.widths, self.n_tokens = self.inner.sites, self.inner.widths, self.inner.n_tokens
-
-    @property
-    def info(self) -> dict[str, Any]:
-        return {"kind": "rows"}
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self.inner:
-            if self.left == 0:
-                raise InterruptedError
-            self.left -= 1
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Any) -> None:
-        self.inner.load_state_dict(state)
-
-    def part(self, number: int, of: int) -> ActivationSource:
-        return Rows(self.x.tensor_split(of)[number], self.left)
+def source(x: torch.Tensor = X, batches: int = 1000) -> Fragile:
+    """Rows of an array."""
+    return Fragile(from_array(x, batch_tokens=4), batches)
 
 
 @pytest.fixture(params=["memory", "s3"])
@@ -62,7 +39,7 @@ def rows(source: ActivationSource) -> list[int]:
 
 
 def test_what_is_stored_elsewhere_is_what_is_stored_here(place: str, tmp_path: Path) -> None:
-    there, here = (harvest(Rows(), path, shard_tokens=12) for path in (place, tmp_path / "acts"))
+    there, here = (harvest(source(), path, shard_tokens=12) for path in (place, tmp_path / "acts"))
     assert there.manifest == here.manifest
     assert Remote(place).sizes() == {file.name: file.stat().st_size for file in here.path.iterdir()}
     for shard in here.shards:
@@ -74,43 +51,43 @@ def test_what_is_stored_elsewhere_is_what_is_stored_here(place: str, tmp_path: P
 
 @pytest.mark.parametrize("batches", [0, 4, 15])
 def test_an_interrupted_harvest_goes_on_and_is_no_store_before(place: str, batches: int) -> None:
-    with pytest.raises(InterruptedError):
-        harvest(Rows(batches=batches), place, shard_tokens=12)
+    with pytest.raises(Interrupted):
+        harvest(source(batches=batches), place, shard_tokens=12)
     with pytest.raises(DataError, match="is an unfinished harvest" if batches else "no activation store at"):
         ActivationStore(place)
     if batches:
         with pytest.raises(MismatchError, match="unfinished harvest of something else: dtype was 'fp32', now 'bf16'"):
-            harvest(Rows(), place, shard_tokens=12, dtype="bf16")
-    resumed = Rows()
+            harvest(source(), place, shard_tokens=12, dtype="bf16")
+    resumed = source()
     assert rows(harvest(resumed, place, shard_tokens=12)) == list(range(64))
     assert 1000 - resumed.left == 16 - 3 * (batches // 3)
     assert set(Remote(place).sizes()) == {"manifest.json", *(f"shard-{n:05d}.safetensors" for n in range(6))}
 
 
 def test_what_is_there_is_replaced_by_force_alone(place: str) -> None:
-    harvest(Rows(), place, shard_tokens=12)
+    harvest(source(), place, shard_tokens=12)
     with pytest.raises(OutputError, match="exists; choose another place"):
-        harvest(Rows(), place)
+        harvest(source(), place)
     (Remote(place) / "notes.txt").write_bytes(b"mine")
-    store = harvest(Rows(X + 1), place, shard_tokens=40, force=True)
+    store = harvest(source(X + 1), place, shard_tokens=40, force=True)
     assert rows(store) == list(range(1, 65))
     assert set(Remote(place).sizes()) == {"manifest.json", "shard-00000.safetensors", "shard-00001.safetensors"}
 
 
 def test_several_processes_write_one_store(place: str) -> None:
-    harvest_part(Rows(), place, 1, 3, shard_tokens=12)
-    with pytest.raises(InterruptedError):
-        harvest_part(Rows(batches=4), place, 2, 3, shard_tokens=12)
+    harvest_part(source(), place, 1, 3, shard_tokens=12)
+    with pytest.raises(Interrupted):
+        harvest_part(source(batches=4), place, 2, 3, shard_tokens=12)
     with pytest.raises(MismatchError, match="another number of processes"):
-        harvest(Rows(), place, ranks=2, shard_tokens=12)
-    harvest_part(Rows(), place, 2, 3, shard_tokens=12)
-    store = harvest(Rows(), place, ranks=3, shard_tokens=12)
+        harvest(source(), place, ranks=2, shard_tokens=12)
+    harvest_part(source(), place, 2, 3, shard_tokens=12)
+    store = harvest(source(), place, ranks=3, shard_tokens=12)
     assert rows(store) == list(range(64))
     assert not [name for name in Remote(place).sizes() if not name.endswith((".safetensors", "manifest.json"))]
 
 
 def test_corrupt_shards_are_named_or_left_out(place: str) -> None:
-    store = harvest(Rows(), place, shard_tokens=12)
+    store = harvest(source(), place, shard_tokens=12)
     broken, cut = (Remote(place) / store.shards[number].file for number in (1, 3))
     data = bytearray(broken.read_bytes())
     data[-1] ^= 1
@@ -128,7 +105,7 @@ def test_corrupt_shards_are_named_or_left_out(place: str) -> None:
 
 def test_copies_stay_within_their_room(tmp_path: Path) -> None:
     place = f"memory://tests/{uuid.uuid4().hex}/acts"
-    store = harvest(Rows(), place, shard_tokens=8)
+    store = harvest(source(), place, shard_tokens=8)
     size = store.shards[0].bytes
     copies = Copies(Remote(place), room=3 * size)
     for _ in range(2):
@@ -148,18 +125,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_second_writer_is_refused_while_the_first_lives(place: str, quick: None) -> None:
     with claims.claimed(Remote(place)), pytest.raises(OutputError, match=f"{place} is in use by process \\d+ on "):
-        harvest(Rows(), place)
-    assert rows(harvest(Rows(), place)) == list(range(64))
+        harvest(source(), place)
+    assert rows(harvest(source(), place)) == list(range(64))
 
 
 def test_a_claim_of_a_dead_process_elsewhere_is_taken_over(place: str, quick: None) -> None:
     left = {"token": "x", "holder": "17 on another-machine", "beat": 3}
     (Remote(place) / claims.CLAIM).write_bytes(json.dumps(left).encode())
-    assert rows(harvest(Rows(), place)) == list(range(64))
+    assert rows(harvest(source(), place)) == list(range(64))
 
 
 def test_a_writer_that_was_taken_over_stops(place: str) -> None:
-    class Slow(Rows):
+    class Slow(Fragile):
         def __iter__(self) -> Iterator[Any]:
             for number, batch in enumerate(super().__iter__()):
                 if number == 8:
@@ -168,7 +145,7 @@ def test_a_writer_that_was_taken_over_stops(place: str) -> None:
                 yield batch
 
     with pytest.raises(OutputError, match="taken over by process 18 on another-machine"):
-        harvest(Slow(), place, shard_tokens=12)
+        harvest(Slow(source().inner), place, shard_tokens=12)
     assert json.loads((Remote(place) / claims.CLAIM).read_bytes())["token"] == "y"
     assert len([name for name in Remote(place).sizes() if name.startswith("shard-")]) == 2
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from harvest_sources import Fragile, Interrupted, source
 from safetensors import SafetensorError
-from tiny_text_model import TEXT, tiny_lm, tiny_tokenizer
 
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import CorruptError, DataError, MismatchError, OutputError
@@ -21,19 +21,10 @@ from monoscope.harvest import (
     ActivationSource,
     ActivationStore,
     SkipPolicy,
-    TokenWindows,
     from_array,
     harvest,
-    live,
     shuffle,
 )
-
-SITES = ("0.resid_post", "1.mlp_out")
-
-
-def source(**options: Any) -> ActivationSource:
-    windows = TokenWindows.from_text(TEXT * 2, tiny_tokenizer(), context=16)
-    return live(tiny_lm(), windows, SITES, windows_per_batch=2, **options)
 
 
 def assert_same(a: ActivationBatch, b: ActivationBatch) -> None:
@@ -106,35 +97,6 @@ def test_tokens_in_any_order_can_be_stored(tmp_path: Path) -> None:
     store = harvest(shuffled(), tmp_path / "acts", shard_tokens=50)
     for a, b in zip(shuffled(), store, strict=True):
         assert_same(a, b)
-
-
-class Interrupted(Exception):
-    pass
-
-
-class Fragile(ActivationSource):
-    """Fails after some batches."""
-
-    def __init__(self, inner: ActivationSource, batches: int) -> None:
-        self.inner, self.left = inner, batches
-        self.sites, self.widths, self.n_tokens = inner.sites, inner.widths, inner.n_tokens
-
-    @property
-    def info(self) -> dict[str, Any]:
-        return self.inner.info
-
-    def __iter__(self) -> Any:
-        for batch in self.inner:
-            if self.left == 0:
-                raise Interrupted
-            self.left -= 1
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Any) -> None:
-        self.inner.load_state_dict(state)
 
 
 @pytest.mark.parametrize("batches", range(7))
