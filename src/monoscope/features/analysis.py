@@ -19,6 +19,7 @@ from monoscope.core.errors import ConfigError, MismatchError
 from monoscope.core.io import fingerprint, refuse_existing
 from monoscope.core.progress import progress
 from monoscope.core.stores.claims import claimed
+from monoscope.core.stores.mirror import nearby
 from monoscope.core.stores.remote import Location, Remote, location, send
 from monoscope.dictionaries import Dictionary
 from monoscope.features.bundle import FeatureBundle
@@ -26,7 +27,7 @@ from monoscope.features.collectors.coactivation import coactivation
 from monoscope.features.collectors.negatives import negatives
 from monoscope.features.collectors.selection import RULE, ContextTable, select
 from monoscope.features.columns import Columns
-from monoscope.features.parts import Parts
+from monoscope.features.parts import Parts, beside
 from monoscope.features.settings import Analysis
 from monoscope.features.survey import Survey, check_read
 from monoscope.features.vocabulary import Vocabulary
@@ -57,22 +58,19 @@ def analyze(
     stats: measurements to record in the manifest: fvu, ce_recovered (l0 and dead_share are measured here)
     ranks: processes that read a part each: this is the first, which waits for the others; see ``analyze_part``
 
-    Interrupted, it saves what it has read beside ``out``, and called again it goes on from there.
+    Interrupted, it saves what it has read beside ``out``, in ``OUT.partial``, and called again it goes on from there.
 
     Raises OutputError if ``out`` exists, unless ``force``; MismatchError for a source that lacks the dictionary's sites
     or yields tokens out of their sequences; DataError for activations that are not finite.
     """
     out = location(out)
     refuse_existing(out, force=force)
-    if isinstance(out, Remote):
-        if ranks > 1:
-            raise ConfigError(f"{out}: several processes write to a directory they share; send it on afterwards")
-        with claimed(out), TemporaryDirectory(prefix="monoscope-") as place:
-            nearby, told = Path(place) / "bundle", {"tokenizer": tokenizer, "config": config, "stats": stats}
-            analyze(dictionary, source, nearby, lm=lm, **told)
-            send(nearby, out)
-        return FeatureBundle.open(out)
-    with _survey(dictionary, source, out, 0, ranks, config, force=force) as (survey, parts):
+    if isinstance(out, Remote) and ranks > 1:
+        raise ConfigError(f"{out}: several processes write to a directory they share; send it on afterwards")
+    with (
+        _places(out) as (bundle, partial),
+        _survey(dictionary, source, partial, 0, ranks, config, force=force) as (survey, parts),
+    ):
         if ranks > 1:
             parts.wait()
             for number in range(1, ranks):
@@ -85,7 +83,7 @@ def analyze(
             tokenizer = tokenizer if lm is None else lm.tokenizer
             vocabulary = Vocabulary.of(tokenizer, max(survey.corpus.highest + 1, _highest_token(columns) + 1))
             write_bundle(
-                out,
+                bundle,
                 columns=columns,
                 contexts=contexts,
                 corpus=survey.corpus,
@@ -94,6 +92,8 @@ def analyze(
                 facts=_facts(survey, source, lm, vocabulary, stats or {}),
                 force=force,
             )
+        if isinstance(out, Remote):
+            send(bundle, out)
         parts.remove()
     return FeatureBundle.open(out)
 
@@ -112,13 +112,31 @@ def analyze_part(
     ``source`` is the whole; each process reads another of its parts.
     """
     assert 0 < rank < ranks, f"the first process calls analyze; the others are 1 to {ranks - 1}, found {rank}"
-    with _survey(dictionary, source, Path(out), rank, ranks, config, force=False):
+    with _survey(dictionary, source, beside(Path(out)), rank, ranks, config, force=False):
         pass
 
 
 @contextmanager
+def _places(out: Location) -> Iterator[tuple[Path, Path]]:
+    """Where the bundle is written, and where what is unfinished; both on this machine, the latter sent to a store."""
+    if isinstance(out, Path):
+        yield out, beside(out)
+        return
+    unfinished = Remote(f"{out}.partial")
+    with claimed(out), nearby(unfinished, resume=True) as partial, TemporaryDirectory(prefix="monoscope-") as place:
+        yield Path(place) / "bundle", partial
+
+
+@contextmanager
 def _survey(
-    dictionary: Dictionary, source: ActivationSource, out: Path, rank: int, ranks: int, config: Analysis, *, force: bool
+    dictionary: Dictionary,
+    source: ActivationSource,
+    partial: Path,
+    rank: int,
+    ranks: int,
+    config: Analysis,
+    *,
+    force: bool,
 ) -> Iterator[tuple[Survey, Parts]]:
     """The survey of a part, read to its end; within the block no other process may read that part."""
     if written(dictionary) is None:
@@ -126,7 +144,7 @@ def _survey(
     dictionary = dictionary.frozen()
     fixed = {key: value for key, value in source.info.items() if key != "excluded"}
     job = {"dictionary": dictionary.fingerprint(), "source": fixed, "config": config.to_dict()}
-    parts = Parts(out, job, ranks)
+    parts = Parts(partial, job, ranks)
     own = source if ranks == 1 else source.part(rank, ranks)
     survey = Survey(dictionary, config, own.first_row)
     tokens = None if config.tokens is None else -(-config.tokens // ranks)

@@ -18,11 +18,16 @@ from monoscope.core.ranks import wait_for
 from monoscope.features.survey import is_complete
 
 
-class Parts:
-    """The parts of one job, ``of`` in number, beside the place of its bundle."""
+def beside(out: Path) -> Path:
+    """The directory of the parts of a bundle."""
+    return out.with_name(f"{out.name}.partial")
 
-    def __init__(self, out: Path, job: Mapping[str, Any], of: int) -> None:
-        self.directory, self.of = out.with_name(f"{out.name}.partial"), of
+
+class Parts:
+    """The parts of one job, ``of`` in number, in a directory."""
+
+    def __init__(self, directory: Path, job: Mapping[str, Any], of: int) -> None:
+        self.directory, self.of = directory, of
         self.job = fingerprint(job)[:16]
 
     def path(self, number: int) -> Path:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from feature_worlds import Text, lookup, world
 
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import MismatchError, OutputError
+from monoscope.core.stores.remote import Remote
 from monoscope.features import Analysis, FeatureBundle, analyze, analyze_part
 from monoscope.features.collectors.activity import Activity
 from monoscope.features.firings import Firings
@@ -110,6 +112,23 @@ def test_an_interrupted_analysis_goes_on_to_the_same_bundle(ranks: int, tmp_path
     contexts = [file["sha256"] for file in whole.manifest["files"] if file["path"].startswith("contexts")]
     assert contexts == [file["sha256"] for file in again.manifest["files"] if file["path"].startswith("contexts")]
     assert [entry.name for entry in tmp_path.iterdir() if "partial" in entry.name] == []
+
+
+def test_an_interrupted_analysis_at_a_url_goes_on_from_there(tmp_path: Path) -> None:
+    tokens, table = signed_world()
+    whole = analyze(lookup(table), Text(tokens), tmp_path / "whole.mono", config=SETTINGS)
+    out = Remote(f"memory://tests/{uuid.uuid4().hex}/out.mono")
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after 512 tokens"):
+        analyze(lookup(table), Interrupted(tokens), out, config=SETTINGS)
+    assert not out.exists()
+    assert [name.rpartition("/")[2] for name in Remote(f"{out}.partial").sizes()] == ["survey.safetensors"]
+    rest = Interrupted(tokens)
+    rest.left = 1000
+    analyze(lookup(table), rest, out, config=SETTINGS)
+    assert 1000 - rest.left == len(list(Text(tokens))) - 4
+    assert not Remote(f"{out}.partial").exists()
+    files = {file["path"]: file["sha256"] for file in FeatureBundle.open(out).manifest["files"]}
+    assert files == {file["path"]: file["sha256"] for file in whole.manifest["files"]}
 
 
 def _interrupted(part: Text) -> Interrupted:
