@@ -5,7 +5,7 @@
     python benchmarks/bench_memory.py --list
 
 Every part is the verb itself on the bundled model, in a process of its own, or two that share the work. The peak is the
-most memory that the operating system says one of them held (``ru_maxrss``), the prediction what the verb prints before it
+most memory that the operating system says one held (``ru_maxrss``), the prediction what the verb prints before it
 starts. How busy the machine is makes no difference. ``docs/how-to/train.md`` shows what was found.
 """
 

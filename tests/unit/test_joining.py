@@ -8,17 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from torch import distributed as dist
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.distributed_c10d import Store
 
 from monoscope.parallel.joining import agreed
 
 SOON = timedelta(seconds=60)
 
 
-def joined(store: dist.Store, late: dict[int, threading.Event], ranks: int = 3) -> list[dist.Store]:
+def joined(store: Store, late: dict[int, threading.Event], ranks: int = 3) -> list[Store]:
     """The part of a store that each process has, those that come late once they may."""
 
-    def one(rank: int) -> dist.Store:
+    def one(rank: int) -> Store:
         if rank in late:
             late[rank].wait()
         return agreed(store, rank, ranks, SOON)
@@ -34,7 +35,7 @@ def joined(store: dist.Store, late: dict[int, threading.Event], ranks: int = 3) 
 
 @pytest.mark.parametrize("late", [[], [0], [1], [2, 0], [1, 2]])
 def test_each_try_has_a_place_of_its_own_whoever_comes_last(late: list[int]) -> None:
-    store = dist.HashStore()
+    store = HashStore()
     for number in range(3):
         first, *others = joined(store, {rank: threading.Event() for rank in late})
         assert not first.check(["address"])  # of the try before
@@ -43,7 +44,7 @@ def test_each_try_has_a_place_of_its_own_whoever_comes_last(late: list[int]) -> 
 
 
 def test_who_was_lost_before_joining_is_not_counted() -> None:
-    store = dist.HashStore()
+    store = HashStore()
     joined(store, {})
     with pytest.raises(TimeoutError, match="3 processes were started, and some did not come"):
         agreed(store, 1, 3, timedelta(seconds=0.1))

@@ -13,20 +13,20 @@ import time
 import uuid
 from datetime import timedelta
 
-from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store, default_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
 POLL = 0.01  # seconds
 LIST = "monoscope/list"
 
 
-def fresh_store() -> tuple[dist.Store, int, int]:
+def fresh_store() -> tuple[Store, int, int]:
     """A store in which the processes of this try are alone; the number of this one, and how many there are."""
     store, rank, ranks = next(rendezvous("env://"))
-    return agreed(store, rank, ranks, store.timeout), rank, ranks
+    return agreed(store, rank, ranks, default_pg_timeout), rank, ranks
 
 
-def agreed(store: dist.Store, rank: int, ranks: int, patience: timedelta) -> dist.Store:
+def agreed(store: Store, rank: int, ranks: int, patience: timedelta) -> Store:
     """The part of a store on which the processes of this try agree. Raises TimeoutError where some do not come."""
     own, deadline = uuid.uuid4().hex, time.monotonic() + patience.total_seconds()
     store.set(_name_of(rank), own)
@@ -39,7 +39,7 @@ def agreed(store: dist.Store, rank: int, ranks: int, patience: timedelta) -> dis
             if rank == 0 and store.check([f"{listed}/{each}" for each in range(ranks)]):
                 store.set(f"{listed}/all", "here")
             if store.check([f"{listed}/all"]):
-                return dist.PrefixStore(listed, store)
+                return PrefixStore(listed, store)
         time.sleep(POLL)
     raise TimeoutError(f"{ranks} processes were started, and some did not come within {patience}")
 

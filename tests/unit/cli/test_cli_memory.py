@@ -57,3 +57,24 @@ def test_the_bound_may_be_lifted(call: Call, train_config: Path, monkeypatch: py
     assert refused.code == 2
     assert "are free" in refused.err
     assert call("train", train_config, "--out", "sae", "--set", "memory_gb=1000").code == 0
+
+
+def test_processes_that_share_features_each_take_less(
+    call: Call, train_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predicted(features: int, **environment: str) -> float:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        large = ("recipe.wiring.n_features=48000", "training.batch_tokens=65536", "training.tokens=65536")
+        more = (f"parallel.features={features}", "memory_gb=0.01")  # it says what it would take, and ends
+        sets = [item for one in (*large, *more) for item in ("--set", one)]
+        refused = call("train", train_config, "--out", "sae", *sets)
+        assert refused.code == 2
+        said = re.search(r"this takes about ([\d.]+) GB", refused.err)
+        assert said, refused.err
+        return float(said[1])
+
+    alone = predicted(1)
+    by_features = predicted(4, WORLD_SIZE="4")
+    assert by_features < alone / 2
+    assert predicted(1, WORLD_SIZE="4") < alone / 2  # a fourth of each batch

@@ -107,11 +107,12 @@ def test_predicted_memory_counts_weights_optimizer_and_dense_activations() -> No
     widths = {Site(0, "resid_post"): 64}
     sites = tuple(widths)
 
-    def need(n_features: int, optimizer: str, batch: int = 2, **recipe: Any) -> Need:
+    def need(n_features: int, optimizer: str, batch: int = 2, data: int = 1, features: int = 1, **recipe: Any) -> Need:
         wiring = {"kind": "autoencoder", "n_features": n_features}
         table = {"wiring": wiring, "function": {"kind": "topk", "k": 3}} | recipe
         training = Training.from_dict({"optimizer": {"kind": optimizer}, "batch_tokens": batch})
-        return need_of(RunConfig(reads=sites, writes=sites, recipe=Recipe.from_dict(table), training=training), widths)
+        run = RunConfig(reads=sites, writes=sites, recipe=Recipe.from_dict(table), training=training)
+        return need_of(run, widths, data=data, features=features)
 
     weights = 1000 * (64 + 1 + 64) * 4
     grown = need(2000, "adam").resident - need(1000, "adam").resident
@@ -120,6 +121,13 @@ def test_predicted_memory_counts_weights_optimizer_and_dense_activations() -> No
     dense = {"function": {"kind": "relu"}, "terms": {"r": {"kind": "squared_error"}, "s": {"kind": "l1"}}}
     assert need(1000, "adam", 4096, **dense).step > 2 * need(1000, "adam", 4096).step
     assert need(1000, "adam").step > 3 * weights  # what is written at the end, where batches are small
+    alone, shared = need(1000, "adam"), need(1000, "adam", features=4)
+    assert shared.resident == pytest.approx(alone.resident / 4, rel=0.01)
+    assert shared.step == alone.step  # at the end each has the whole
+    assert shared.beginning >= weights > alone.beginning == 0
+    large = need(1000, "adam", 2**16)
+    assert need(1000, "adam", 2**16, features=4).step == pytest.approx(large.step / 4)
+    assert need(1000, "adam", 2**17, data=2).step == large.step
 
 
 class Killed(BaseException):
