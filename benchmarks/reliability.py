@@ -28,12 +28,10 @@ import numpy as np
 from fault_cases import CASES, EACH
 from fault_runs import kills, points
 from fault_verbs import VERBS, prepared
-from reliability_page import rendered
+from reliability_page import added, rendered
 
 RESULTS = Path(__file__).parent / "results" / "reliability.json"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
-SUMS = {"runs", "kills", "exact", "broken_files", "held", "failures", "checkpoints_on_request", "restarts", "seconds"}
-LOST = "intervals_lost_at_most"
 KNOWN = [*(f"{kind} {verb}" for kind in ("kills", "points") for verb in VERBS), *CASES]
 
 
@@ -75,17 +73,6 @@ def main() -> None:
             _save(given.out, found)
     if any(part.get("failures") for part in found.values()):
         sys.exit(1)
-
-
-def added(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """What runs came to, and those before them."""
-    both = dict(now)
-    for name in SUMS & before.keys() & now.keys():
-        both[name] = before[name] + now[name]
-    if "seconds" in both:
-        both["seconds"] = round(both["seconds"], 1)
-    lost = [part[LOST] for part in (before, now) if LOST in part]
-    return both | ({LOST: max(lost)} if lost else {})
 
 
 def _save(out: Path, parts: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The figures in ``docs/reliability.md``, from the results of ``reliability.py``."""
+"""The results of ``reliability.py`` taken together, and the figures in ``docs/reliability.md`` that come from them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ TITLES = {
     "lost rank": "a process under torchrun is killed, and started anew by torchrun",
     "lost of two": "one of two processes that share features is killed, and torchrun starts both anew",
 }
+SUMS = {"runs", "kills", "exact", "broken_files", "held", "failures", "checkpoints_on_request", "restarts", "seconds"}
+LOST = "intervals_lost_at_most"
+
+
+def added(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What runs came to, and those before them."""
+    both = dict(now)
+    for name in SUMS & before.keys() & now.keys():
+        both[name] = before[name] + now[name]
+    if "seconds" in both:
+        both["seconds"] = round(both["seconds"], 1)
+    lost = [part[LOST] for part in (before, now) if LOST in part]
+    return both | ({LOST: max(lost)} if lost else {})
 
 
 def rendered(page: str, results: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ SCRIPT = ROOT / "benchmarks" / "reliability.py"
 TRIED = (
     *("kills train", "kills harvest", "kills analyze", "points train", "points harvest"),
     *("asked to stop", "full disk", "damaged checkpoint", "damaged shard", "leaping clock"),
-    *("not finite", "two processes", "lost rank"),
+    *("not finite", "two processes", "lost rank", "lost of two"),
 )
 
 
@@ -38,7 +38,17 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         else:
             assert part["held"] == part["runs"], name
             assert part["runs"] >= 1 or "left_out" in part, name
-    assert parts["lost rank"]["restarts"] == 1
+    assert parts["lost rank"]["restarts"] == parts["lost of two"]["restarts"] == 1
+
+
+def test_pieces_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    added = importlib.import_module("reliability_page").added
+    one = {"runs": 2, "kills": 3, "exact": 2, "intervals_lost_at_most": 1, "failures": [], "calls": 9, "seconds": 1.25}
+    two = {"runs": 1, "kills": 1, "exact": 0, "intervals_lost_at_most": 0, "failures": ["x"], "calls": 8, "seconds": 2}
+    both = {"runs": 3, "kills": 4, "exact": 2, "intervals_lost_at_most": 1, "failures": ["x"], "calls": 8}
+    assert added(one, two) == both | {"seconds": pytest.approx(3.2, abs=0.06)}
+    assert added({}, one) == one | {"seconds": pytest.approx(1.2, abs=0.06)}
 
 
 def test_the_page_says_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
