@@ -27,6 +27,7 @@ COPIES = 1.25  # [batch, feature] arrays of a step, in fp32
 DENSE_COPIES = 4.5  # the same where every feature keeps its place
 BEGINNING = 2  # copies of the weights before they are shared out: whole, and a share being cut
 FINISHING = 6  # copies of the weights at the end: frozen, folded, in the order of the file, as its bytes
+GATHERING = 4  # copies more where they are gathered first, from shares that are kept
 START_COPIES = 3  # first activations: as read, joined, scaled
 
 
@@ -63,7 +64,8 @@ def need_of(run: RunConfig, widths: Mapping[Site, int], *, data: int = 1, featur
     is_dense = dictionary.activation.selection is None
     per_token = sum(widths[site] for site in run.reads) + 2 * sum(widths[site] for site in run.writes)
     kept = n * (per_token + (n_features if is_dense else 0)) * FLOAT
-    step = max(n * n_features * FLOAT * (DENSE_COPIES if is_dense else COPIES), FINISHING * whole)
+    finishing = (FINISHING + (GATHERING if features > 1 else 0)) * whole
+    step = max(n * n_features * FLOAT * (DENSE_COPIES if is_dense else COPIES), finishing)
     sites = tuple(dict.fromkeys((*run.reads, *run.writes)))
     beginning = BEGINNING * whole if data * features > 1 else 0.0
     return Need(sites, own * (2 + run.training.optimizer.states) + kept, step, beginning)

@@ -123,7 +123,7 @@ def test_predicted_memory_counts_weights_optimizer_and_dense_activations() -> No
     assert need(1000, "adam").step > 3 * weights  # what is written at the end, where batches are small
     alone, shared = need(1000, "adam"), need(1000, "adam", features=4)
     assert shared.resident == pytest.approx(alone.resident / 4, rel=0.01)
-    assert shared.step == alone.step  # at the end each has the whole
+    assert alone.step < shared.step < 2 * alone.step  # at the end each gathers the whole
     assert shared.beginning >= weights > alone.beginning == 0
     large = need(1000, "adam", 2**16)
     assert need(1000, "adam", 2**16, features=4).step == pytest.approx(large.step / 4)
