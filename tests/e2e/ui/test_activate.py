@@ -119,7 +119,7 @@ def test_a_feature_colors_the_text_is_pinned_and_opened_with_it(page: Page, acts
     first = features(page)[0]
     page.get_by_role("button", name=f"Color the text by feature {first}").click()
     settle(page)
-    assert page.locator(".strip .lv").count() == int((acts[:, first] != 0).sum())
+    expect(page.locator(".strip .lv")).to_have_count(int((acts[:, first] != 0).sum()))
     page.get_by_role("button", name="By the strongest").click()
     page.get_by_role("button", name=f"Pin feature {first}").click()
     tray = page.get_by_role("complementary", name="Pinned features")

@@ -53,6 +53,13 @@ def test_a_run_shows_its_curves_and_every_value_under_the_pointer(
     settle(page)
     fvu = curve(page, "FVU")
     expect(fvu.locator(".legend")).to_contain_text("0.025")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="FVU: more").click()
+    page.get_by_role("button", name="Copy as Python").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    out: list[Any] = []
+    exec(page.evaluate("navigator.clipboard.readText()"), {"print": lambda *words: out.append(words)})
+    assert list(out[0][1]) == pytest.approx([1 / step for step in range(1, 41)])
     fvu.get_by_role("img").focus()
     page.keyboard.press("ArrowRight")
     expect(fvu.locator("figcaption")).to_contain_text("step 2")

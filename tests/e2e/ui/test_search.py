@@ -82,6 +82,17 @@ def test_keys_lead_through_hits_and_pin_them(visit: Callable[..., Any]) -> None:
     expect(page.get_by_role("combobox", name="Search features")).to_be_focused()
 
 
+def test_a_layer_is_searched_alone(visit: Callable[..., Any], library: Any) -> None:
+    page = visit("/search?q=self&mode=token", at=library)
+    where = page.locator("#hits .where")
+    for name in ("demo", "early"):
+        expect(where.get_by_text(name, exact=True).first).to_be_visible(timeout=INDEXED)
+    page.get_by_role("combobox", name="Dictionary", exact=True).select_option("layer:1")
+    expect(where.get_by_text("demo", exact=True)).to_have_count(0)
+    expect(where.get_by_text("early", exact=True).first).to_be_visible()
+    assert "dict=layer%3A1" in page.url
+
+
 def test_what_is_not_there_is_said(visit: Callable[..., Any], watch: Any) -> None:
     page = visit("/search?q=qwertzuiopasdf&mode=exact")
     expect(page.get_by_text("Nothing is found")).to_be_visible()

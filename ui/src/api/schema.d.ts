@@ -261,7 +261,7 @@ export interface paths {
         };
         /**
          * Uses
-         * @description Lists, notes and graphs that hold the feature.
+         * @description Lists and notes that hold the feature.
          */
         get: operations["uses_api_v1_dictionaries__dict__features__feature__uses_get"];
         put?: never;
@@ -1169,7 +1169,7 @@ export interface paths {
         put?: never;
         /**
          * Restore
-         * @description Bring back what was deleted.
+         * @description Bring back what was deleted; the header ``ETag`` names the state it is in.
          */
         post: operations["restore_api_v1_restore__kind___id__post"];
         delete?: never;

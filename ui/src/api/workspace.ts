@@ -23,7 +23,11 @@ export async function saveLabel(dict: string, feature: number, text: string, ove
 /** Let an explanation be the label, in place of the one this person has given. */
 export async function adoptExplanation(dict: string, feature: number, explanation: Explanation, over: Label | null): Promise<void> {
   if (over) await api.delete(`labels/${over.id}`, over.etag);
-  const row = wrote(await api.post<Label>('labels', { dict, feature, text: explanation.text.slice(0, 2000), explanation_id: explanation.id }));
+  const made = api.post<Label>('labels', { dict, feature, text: explanation.text.slice(0, 2000), explanation_id: explanation.id });
+  const row = await made.then(wrote, async (error: unknown) => {
+    if (over) await restore('labels', over);
+    throw error;
+  });
   const swap = async (gone: Label | null, back: Label | null): Promise<void> => {
     if (gone) await label.remove(gone);
     if (back) await restore('labels', back);

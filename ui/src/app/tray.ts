@@ -28,5 +28,6 @@ export function compareHref(dict: string): string {
 
 export const trayActions: TrayAction[] = [
   { title: 'Steer', icon: 'steer', href: steerHref },
+  { title: 'Compare', icon: 'compare', href: ([first]) => compareHref(first?.dict ?? '') },
   { title: 'Make a list', icon: 'list', href: () => href('/lists', { pins: true }) },
 ];

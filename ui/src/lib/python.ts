@@ -44,6 +44,12 @@ export function ofCards(cards: readonly { path: string }[]): string {
   return `${IMPORT}\nfor path in ${text(cards.map((card) => card.path))}:\n    bundle = FeatureBundle.open(path)\n    print(bundle.path.name, bundle.manifest.stats)\n`;
 }
 
+/** A curve of training runs. */
+export function ofRuns(paths: readonly string[], name: string): string | undefined {
+  if (!paths.length) return undefined;
+  return `from monoscope.training import History\n\nfor path in ${text(paths)}:\n    run = History.open(path)\n    print(run.column("step"), run.column(${text(name)}))\n`;
+}
+
 /** Functions under which opposite directions are one feature. */
 const SIGNED = new Set(['abs_topk', 'pursuit']);
 

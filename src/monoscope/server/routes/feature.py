@@ -63,6 +63,6 @@ async def neighbors(request: Request, state: StateDep, dict: str, feature: Featu
 
 @router.get("/uses", response_model=Uses)
 async def uses(request: Request, state: StateDep, dict: str, feature: FeatureId) -> Response:
-    """Lists, notes and graphs that hold the feature."""
+    """Lists and notes that hold the feature."""
     entry = state.feature_of(dict, feature)
     return await state.pool.answer(request, lambda stop: uses_of(state, entry, feature))
