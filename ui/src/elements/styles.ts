@@ -2,7 +2,9 @@
 
 import base from '../styles/base.css?inline';
 import levels from '../styles/levels.css?inline';
+import parts from '../styles/parts.css?inline';
 import theme from '../styles/theme.css?inline';
+import values from '../styles/values.css?inline';
 
 const OWN = ':host { display: block; min-height: 0; background: none; } :host([hidden]) { display: none; }';
 
@@ -17,6 +19,6 @@ function hosted(css: string): string {
 /** A style element with everything that components take for granted. */
 export function styles(): HTMLStyleElement {
   const element = document.createElement('style');
-  element.textContent = [hosted(theme), hosted(base), hosted(levels), OWN].join('\n');
+  element.textContent = [...[theme, base, parts, values, levels].map(hosted), OWN].join('\n');
   return element;
 }
