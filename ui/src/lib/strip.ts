@@ -52,6 +52,8 @@ interface Drawing {
 }
 
 const drawings = new WeakMap<Element, Drawing>();
+/** Place of a token in its strip. */
+const places = new WeakMap<Element, number>();
 const seen = new WeakSet<Element>();
 const widths = new WeakMap<Element, number>();
 const waiting = new Map<HTMLElement, [Strip, boolean]>();
@@ -136,14 +138,14 @@ export function tokenAt(event: MouseEvent): { strip: Strip; at: number; element:
   const root = target?.closest<HTMLElement>('.strip');
   const drawing = root ? drawings.get(root) : undefined;
   if (!root || !drawing) return null;
-  if (drawing.joined) {
+  if (drawing.joined && !target?.closest('.t')) {
     waiting.delete(root);
     draw(root, drawing.strip, 0, drawing.strip.tokens.length, false);
     target = (root.getRootNode() as Document | ShadowRoot).elementFromPoint(event.clientX, event.clientY);
   }
   const element = target?.closest<HTMLElement>('.t');
-  if (!element || !root.contains(element)) return null;
-  return { strip: drawing.strip, at: (drawings.get(root)?.first ?? 0) + [...root.querySelectorAll('.t')].indexOf(element), element };
+  const at = element ? places.get(element) : undefined;
+  return element && at !== undefined ? { strip: drawing.strip, at, element } : null;
 }
 
 /**
@@ -221,6 +223,7 @@ function token(strip: Strip, text: string, i: number, name: string): HTMLElement
   // Tokens stand in their order; the letters of one run their own way. Where none do, isolating costs time for nothing.
   if (RIGHT_TO_LEFT.test(text)) span.dir = 'auto';
   span.textContent = visible(text);
+  places.set(span, i);
   return span;
 }
 
