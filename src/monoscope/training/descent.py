@@ -56,7 +56,7 @@ class Descent(Run):
         by_rate: dict[float, list[nn.Parameter]] = {1.0: []}
         for name, parameter in self.dictionary.named_parameters():
             by_rate.setdefault(self.dictionary.rates.get(name, 1.0), []).append(parameter)
-        lr = self.settings.optimizer.lr
+        lr = self.settings.lr
         return [{"params": parameters, "rate": rate, "lr": lr * rate} for rate, parameters in by_rate.items()]
 
     def _check_schedules(self) -> None:
@@ -93,7 +93,7 @@ class Descent(Run):
             factor = schedule.factor(number, settings.steps, settings.batch_tokens)
             if name == "optimizer.lr":
                 for group in self.optimizer.param_groups:
-                    group["lr"] = settings.optimizer.lr * factor * group["rate"]
+                    group["lr"] = settings.lr * factor * group["rate"]
             elif name == "function.k":
                 full = self.recipe.function.to_dict()["k"]
                 moved = min(full * factor, self.n_features)

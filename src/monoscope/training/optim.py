@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from monoscope import ops
 from monoscope.core.config import Config
 
+RATE, RATE_TOKENS = 6e-3, 1_000_000
+"""Adam's learning rate, and the tokens up to which a run bears it; ``docs/decisions/0004-defaults-of-training.md``."""
+
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
 
@@ -23,7 +26,9 @@ class Optimizer(Config, family="optimizer"):
     states: ClassVar[int] = 0
     """Numbers kept for each parameter."""
 
-    lr: float = Field(gt=0)
+    def rate(self, tokens: int) -> float:
+        """The learning rate of a run over a number of tokens."""
+        raise NotImplementedError
 
     def build(self, parameters: Parameters, unit_rows: Collection[nn.Parameter] = ()) -> Mover:
         """The optimizer of some parameters, or of groups that may have learning rates of their own.
@@ -106,17 +111,26 @@ class Mover(ABC):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma, Ba 2015), without weight decay. The rate is the best of ``benchmarks/bench_quality.py``."""
+    """Adam (Kingma, Ba 2015), without weight decay.
+
+    rate = lr, or RATE min(1, (RATE_TOKENS / tokens)^(1/2)): in longer runs features drift further, and more fall silent
+    """
 
     states: ClassVar[int] = 2
     kind: Literal["adam"] = "adam"
-    lr: float = Field(default=6e-3, gt=0)
+    lr: float | None = Field(
+        default=None, gt=0, description="None: 6e-3 up to a million tokens, then less, with the root of their number"
+    )
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
 
+    def rate(self, tokens: int) -> float:
+        """The learning rate of a run over a number of tokens."""
+        return self.lr or RATE * (RATE_TOKENS / max(tokens, RATE_TOKENS)) ** 0.5
+
     def build(self, parameters: Parameters, unit_rows: Collection[nn.Parameter] = ()) -> AdamMover:
         """The optimizer of some parameters."""
-        return AdamMover(parameters, {"lr": self.lr, "betas": self.betas, "eps": self.eps}, unit_rows)
+        return AdamMover(parameters, {"lr": self.rate(0), "betas": self.betas, "eps": self.eps}, unit_rows)
 
 
 class AdamMover(Mover):
@@ -144,6 +158,10 @@ class Sign(Optimizer):
     kind: Literal["sign"] = "sign"
     lr: float = Field(default=1e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+
+    def rate(self, tokens: int) -> float:
+        """The learning rate, whatever the number of tokens."""
+        return self.lr
 
     def build(self, parameters: Parameters, unit_rows: Collection[nn.Parameter] = ()) -> SignedMomentum:
         """The optimizer of some parameters."""

@@ -67,6 +67,11 @@ class Training(Config):
         return -(-self.tokens // self.batch_tokens)
 
     @property
+    def lr(self) -> float:
+        """The learning rate that schedules multiply."""
+        return self.optimizer.rate(self.tokens)
+
+    @property
     def dead_after_tokens(self) -> int:
         """``dead_after`` in tokens."""
         if self.dead_after is None:

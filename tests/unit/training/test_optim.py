@@ -11,6 +11,7 @@ from torch import nn
 from monoscope import ops
 from monoscope.ops import cpu, reference
 from monoscope.training.optim import Adam, Optimizer, Sign, gradient_norm, in_memory_order
+from monoscope.training.settings import Training
 
 
 def _parameters() -> list[nn.Parameter]:
@@ -90,6 +91,13 @@ def test_state_that_was_saved_row_by_row_continues_the_same(optimizer: Optimizer
         each.step()
     for a, b in zip(whole, resumed, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("tokens", "rate"), [(1_000, 6e-3), (1_000_000, 6e-3), (4_000_000, 3e-3), (10**8, 6e-4)])
+def test_the_default_rate_falls_with_the_root_of_a_longer_run(tokens: int, rate: float) -> None:
+    assert Training(tokens=tokens).lr == pytest.approx(rate)
+    assert Training(tokens=tokens, optimizer=Adam(lr=0.02)).lr == 0.02
+    assert Training(tokens=tokens, optimizer=Sign()).lr == Sign().lr
 
 
 def test_signed_momentum_moves_by_the_rate_and_keeps_rows_at_norm_1() -> None:
