@@ -42,7 +42,9 @@ class JumpReLU(ActivationFunction):
         needs_terms: ClassVar[frozenset[str]] = frozenset({"l0", "tanh", "tanh_quad", "target_l0"})
         kind: Literal["jumprelu"] = "jumprelu"
         threshold: float = Field(default=0.1, ge=0, description="initial, in score units")
-        bandwidth: float = Field(default=2.0, gt=0, description="eps, in score units")
+        bandwidth: float = Field(
+            default=2.0, gt=0, description="eps, in score units; a step is sparse where few are so near"
+        )
         calibrate_l0: float | None = Field(
             default=None, gt=0, description="start from the threshold at which this many features fire per token"
         )
