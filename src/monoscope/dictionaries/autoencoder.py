@@ -186,7 +186,7 @@ class Autoencoder(Dictionary):
 
     def decode(self, acts: Acts, x: Float[Tensor, "*batch d"] | None = None) -> Float[Tensor, "*batch d_out"]:
         """Reconstruction: ``acts @ W_dec + b_dec``, plus ``x @ W_skip`` where there is a skip."""
-        recon = self._frame(x).restored(ops.decode(acts, self.W_dec[: acts.n_features]) + self.b_dec)
+        recon = self._frame(x).restored(ops.decode(acts, self.W_dec) + self.b_dec)
         if self.W_skip is None:
             return recon
         if x is None:

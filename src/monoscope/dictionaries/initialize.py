@@ -162,9 +162,9 @@ def best_encoder_scale(dictionary: Dictionary, sample: Sample) -> float:
     unit = encoder.clone()
 
     def error(scale: float) -> float:
-        encoder.copy_(unit * scale)
+        torch.mul(unit, scale, out=encoder)
         calibrate(dictionary, x)
-        return dictionary(x, target, mask).error.pow(2).sum().item()
+        return dictionary(x, target, mask).squared_error.item()
 
     mode = dictionary.training
     dictionary.train()

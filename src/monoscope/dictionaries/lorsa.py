@@ -284,7 +284,7 @@ class Lorsa(Dictionary):
 
     def decode(self, acts: Acts, x: Float[Tensor, "*batch d"] | None = None) -> Float[Tensor, "*batch d_out"]:
         """Reconstruction: ``acts @ W_dec + b_dec``."""
-        return ops.decode(acts, self.W_dec[: acts.n_features]) + self.b_dec
+        return ops.decode(acts, self.W_dec) + self.b_dec
 
     def decoder_rows(self, site: Site, features: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n d_out"]:
         """Decoder rows of (chosen) features."""

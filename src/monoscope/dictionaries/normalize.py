@@ -31,7 +31,9 @@ class Scale:
 
 def estimate_scale(x: Float[Tensor, "n d"], site: Site) -> Scale:
     """Dataset-wise scale of a sample of activations. Raises DataError where they are all zero."""
-    norms = torch.cat([some.double().norm(dim=1) for some in x.split(BLOCK)])
+    norms = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    for some, out in zip(x.split(BLOCK), norms.split(BLOCK), strict=True):
+        torch.linalg.vector_norm(some, dim=1, dtype=torch.float64, out=out)
     mean = norms.mean().item()
     if mean <= 0:
         raise DataError(f"all {len(x):,} sampled activations at {site} are zero; there is nothing to learn from them")

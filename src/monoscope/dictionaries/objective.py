@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monoscope import ops
 from monoscope.core.config import Config
-from monoscope.dictionaries.step import Step
+from monoscope.dictionaries.step import Step, squared_distance
 
 
 class Term(Config, family="term"):
@@ -61,7 +61,7 @@ class SquaredError(Term):
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return token_mean(step, step.error.pow(2).sum())
+        return token_mean(step, step.squared_error)
 
 
 class FVU(Term):
@@ -77,7 +77,7 @@ class FVU(Term):
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step."""
-        return ops.over_tokens(step.error.pow(2).sum()) / total_variance(step.target, step.n_tokens)
+        return ops.over_tokens(step.squared_error) / total_variance(step.target, step.n_tokens)
 
 
 class EndToEnd(Term):
@@ -117,4 +117,4 @@ def total_variance(target: Float[Tensor, "*tokens d"] | None, n_tokens: int) -> 
     """Sum over tokens, and sites where there are several, of the squared distance to the batch mean; no gradient."""
     assert target is not None, "terms compare a reconstruction with its target"
     flat = target.detach().reshape(n_tokens, -1)
-    return ops.over_tokens((flat - ops.batch_mean(flat)).pow(2).sum()).clamp_min(1e-30)
+    return ops.over_tokens(squared_distance(flat, ops.batch_mean(flat).expand_as(flat))).clamp_min(1e-30)

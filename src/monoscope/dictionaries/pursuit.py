@@ -171,7 +171,7 @@ class MatchingPursuit(Dictionary):
 
     def decode(self, acts: Acts, x: Float[Tensor, "*batch d"] | None = None) -> Float[Tensor, "*batch d"]:
         """Reconstruction: ``acts @ W_dec``, plus ``b_dec`` where there is one."""
-        recon = ops.decode(acts, self.W_dec[: acts.n_features])
+        recon = ops.decode(acts, self.W_dec)
         return recon if self.b_dec is None else recon + self.b_dec
 
     def decode_of(

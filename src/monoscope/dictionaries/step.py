@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from monoscope.core.acts import Acts
 
@@ -22,6 +23,11 @@ class Downstream(Protocol):
     def divergence(self, recon: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
         """``mean KL(clean, spliced)`` of the model's predictions, in nats."""
         ...
+
+
+def squared_distance(a: Float[Tensor, "*any"], b: Float[Tensor, "*any"]) -> Float[Tensor, ""]:
+    """``sum (a - b)^2``; no difference is kept for the gradient."""
+    return mse_loss(a, b, reduction="sum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +86,18 @@ class Step:
     @property
     def error(self) -> Float[Tensor, "*tokens d_out"]:
         """What the reconstruction leaves out: ``target - recon``. Raises ValueError without a target."""
+        return self._target - self.recon
+
+    @property
+    def squared_error(self) -> Float[Tensor, ""]:
+        """``sum (target - recon)^2``, over the tokens of this process. Raises ValueError without a target."""
+        return squared_distance(self.recon, self._target)
+
+    @property
+    def _target(self) -> Float[Tensor, "*tokens d_out"]:
         if self.target is None:
             raise ValueError("there is no target to compare with; pass dictionary(x, target)")
-        return self.target - self.recon
+        return self.target
 
     def preacts_of(self, features: Int[Tensor, " n"]) -> Float[Tensor, "*tokens n"]:
         """Pre-activations of chosen features, with gradients to their own weights alone."""

@@ -119,8 +119,9 @@ def encode_layers(
 
 
 def decode(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]:
-    """Sum of decoder rows, weighted by activations: ``out = sum_f acts[f] W_dec[f]``."""
+    """Sum of decoder rows, weighted by activations: ``out = sum_f acts[f] W_dec[f]``, over the first rows if few."""
     if acts.indices is None:
+        W_dec = W_dec if len(W_dec) == acts.n_features else W_dec[: acts.n_features]  # a slice costs its gradient
         if _backend(acts.values, W_dec) is not cpu:
             return acts.values @ W_dec
         out = above.DenseDecode.apply(acts.values.reshape(-1, acts.n_features), W_dec.contiguous())

@@ -189,7 +189,7 @@ def decode(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]
 
 def decode_part(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]:
     """What the features of this process add to a sum of decoder rows: ``over_features`` completes it."""
-    if len(W_dec) == 0:  # a run of features of which this process has none
+    if min(len(W_dec), acts.n_features) == 0:  # a run of features of which this process has none
         return acts.values.new_zeros(*acts.values.shape[:-1], W_dec.shape[1])
     return api.decode(acts, W_dec)
 

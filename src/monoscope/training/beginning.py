@@ -35,27 +35,29 @@ SEQUENCE_TOKENS = 16_000  # of whole sequences, from which a dictionary that rea
 class Beginning:
     """The first activations of a source at some sites; the source's position is then what it was.
 
-    Raises DataError for a source without activations that count.
+    Of the only run they are scaled where they are, so that they are in memory once. Raises DataError for a source
+    without activations that count.
     """
 
-    def __init__(self, source: ActivationSource, sites: set[Site]) -> None:
-        self.source = source
+    def __init__(self, source: ActivationSource, sites: set[Site], n_runs: int = 1) -> None:
+        self.source, self.n_runs = source, n_runs
+        self.widths = {site: source.widths[site] for site in sites}
+        room = {site: torch.empty(SCALE_TOKENS, width) for site, width in self.widths.items()}
         position = source.state_dict()
-        parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
         n_tokens, self.is_flat = 0, True
         for batch in source:
             self.is_flat = next(iter(batch.activations.values())).ndim == 2
             flat = batch.flat()
-            for site in sites:
-                parts[site].append(flat.activations[site].float().cpu())
+            for site, first in room.items():
+                left = first[n_tokens:]
+                left[: flat.n_tokens].copy_(flat.activations[site][: len(left)])
             n_tokens += flat.n_tokens
             if n_tokens >= SCALE_TOKENS:
                 break
         source.load_state_dict(position)
         if n_tokens == 0:
             raise DataError("the source holds no activations that count")
-        self.activations = {site: torch.cat(pieces)[:SCALE_TOKENS] for site, pieces in parts.items()}
-        self.widths = {site: x.shape[1] for site, x in self.activations.items()}
+        self.activations = {site: first[:n_tokens] for site, first in room.items()}
 
     def run(
         self,
@@ -102,9 +104,12 @@ class Beginning:
         if not dictionary.per_token:
             batch = self._sequences().to("cpu")
             values, mask = {site: x.float() for site, x in batch.activations.items()}, batch.mask
-        x = scaled_by(stacked(values, reads), scale_in)
-        target = x if reads == writes else scaled_by(stacked(values, writes), scale_out)
-        return Sample(x, target, scale_in, scale_out, origin_of(lm, reads, writes), mask)
+        x = stacked(values, reads)
+        target = x if reads == writes else stacked(values, writes)
+        is_ours = self.n_runs == 1 and dictionary.per_token
+        scaled = scaled_by(x, scale_in, in_place=is_ours)
+        target = scaled if target is x else scaled_by(target, scale_out, in_place=is_ours)
+        return Sample(scaled, target, scale_in, scale_out, origin_of(lm, reads, writes), mask)
 
     def _sequences(self) -> ActivationBatch:
         position = self.source.state_dict()
@@ -145,4 +150,7 @@ class Beginning:
 
 
 def _rows_are_finite(x: Tensor) -> Tensor:
-    return torch.cat([some.isfinite().all(-1) for some in x.split(BLOCK)])  # at once, it would take as much room again
+    finite = torch.empty(len(x), dtype=torch.bool)
+    for some, out in zip(x.split(BLOCK), finite.split(BLOCK), strict=True):  # at once, it would take as much room again
+        torch.all(some.isfinite(), -1, out=out)
+    return finite

@@ -48,6 +48,7 @@ class Descent(Run):
         is_adam, weight = isinstance(self.optimizer, AdamMover), next(self.dictionary.parameters())
         self.reads_late = is_adam and ops.moves_only_finite(weight.detach())
         self.weights = {name: term.weight for name, term in recipe.terms.items()}
+        self.step: Step | None = None
         self.lm = lm if any(term.needs_model for term in recipe.terms.values()) else None
         self._check_schedules()
 
@@ -75,8 +76,9 @@ class Descent(Run):
     def advance(self, batch: ActivationBatch, number: int) -> None:
         """Move the weights down the gradient of the loss on a batch. Raises NotFinite where there is none to follow."""
         self.apply_schedules(number)
-        self.step = self.forward(batch)
-        self.loss = self.terms(self.step)
+        self.step = None  # its activations are not needed beside the next ones
+        step = self.forward(batch)
+        self.loss = self.terms(step)
         total = torch.stack(list(self.loss.values())).sum()
         if self.reads_late:
             self.is_finite = torch.isfinite(total.detach())
@@ -84,6 +86,7 @@ class Descent(Run):
             terms = ", ".join(f"{name} {value.item():g}" for name, value in self.loss.items())
             raise NotFinite(f"the loss is NaN or infinite ({terms}); lower the learning rate")
         total.backward()
+        self.step = step
         self.update()
 
     def apply_schedules(self, number: int) -> None:
@@ -157,12 +160,13 @@ class Descent(Run):
         if self.reads_late and not self.is_finite:
             return {"skipped": self.n_skipped}
         step = self.step
+        assert step is not None, "there was a step"
         values = {name: value.item() for name, value in self.loss.items()}
         fired = ops.over_tokens(ops.over_features(step.acts.l0().sum().float()))
         return {
             "loss": sum(values.values()),
             **{f"loss/{name}": value for name, value in values.items()},
-            "fvu": (ops.over_tokens(step.error.pow(2).sum()) / total_variance(step.target, step.n_tokens)).item(),
+            "fvu": (ops.over_tokens(step.squared_error) / total_variance(step.target, step.n_tokens)).item(),
             "l0": (fired / ops.token_count(step.acts.values[..., 0].numel())).item(),
             "dead": ops.feature_count(int(self.health.is_dead.sum())) / self.n_features,
             "lr": self.optimizer.param_groups[0]["lr"],

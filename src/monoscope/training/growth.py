@@ -58,7 +58,7 @@ class Growth(Run):
         """What the log says of the last batch, of its first tokens where it is large."""
         step = self.dictionary(self.x[:LOGGED_TOKENS])
         return {
-            "fvu": (step.error.pow(2).sum() / total_variance(step.target, step.n_tokens)).item(),
+            "fvu": (step.squared_error / total_variance(step.target, step.n_tokens)).item(),
             "l0": step.acts.l0().float().mean().item(),
             "dead": self.health.dead_share,
             "n_features": self.dictionary.n_features,

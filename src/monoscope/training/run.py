@@ -188,7 +188,7 @@ class Run(ABC):
         with torch.no_grad():
             for name, tensor in own.state_dict().items():
                 whole.state_dict()[name].copy_(self.placed.gathered(name, tensor))
-        if hasattr(own.activation, "k"):
+        if "function.k" in self.settings.schedules:
             whole.activation.k = own.activation.k  # pyright: ignore[reportAttributeAccessIssue]
         return whole
 
@@ -212,7 +212,10 @@ def _check_finite(batch: ActivationBatch, sites: Iterable[Site]) -> None:
             raise NotFinite(f"activations at {site} are NaN or infinite in row {rows} of the batch")
 
 
-def scaled_by(x: Float[Tensor, "*batch d"], scale: Float[Tensor, " site"]) -> Float[Tensor, "*batch d"]:
+def scaled_by(
+    x: Float[Tensor, "*batch d"], scale: Float[Tensor, " site"], *, in_place: bool = False
+) -> Float[Tensor, "*batch d"]:
     """Activations times the scale of their site."""
     # A number is multiplied with as it is; several travel to the device, and nobody waits until they are there.
-    return x * (scale[0] if len(scale) == 1 else scale[:, None].to(x.device, non_blocking=True))
+    factor = scale[0] if len(scale) == 1 else scale[:, None].to(x.device, non_blocking=True)
+    return x.mul_(factor) if in_place else x * factor

@@ -294,7 +294,8 @@ def _prepare(
                 saved = facts_of_newest(out) if is_shared else load_checkpoint(out)
                 begun = TrainedWith.from_dict(saved["config"])  # with defaults for keys that did not exist then
                 check_same_config(begun.to_dict(), config.to_dict())
-    start = Beginning(source, {site for run in config.runs.values() for site in (*run.reads, *run.writes)})
+    sites = {site for run in config.runs.values() for site in (*run.reads, *run.writes)}
+    start = Beginning(source, sites, len(config.runs))
     runs = [
         start.run(name, run.recipe, run.training, run.reads, run.writes, lm, mesh) for name, run in config.runs.items()
     ]
