@@ -1,7 +1,8 @@
 """monoscope, by its own ``train`` with its defaults, and everything on: clipping, dead features, log, checkpoints.
 
 Afterwards it encodes as it did in training, in the precision that selects features fastest (``encode_dtype``). With
-``MONOSCOPE_NATIVE=0`` it is pure PyTorch; without, that there are no compiled kernels is an error.
+``MONOSCOPE_NATIVE=0`` it is pure PyTorch; without, that there are no compiled kernels is an error. Variant ``long``:
+the first steps of a long run, in which no feature is silent for long enough to be dead yet.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from monoscope.harvest import ActivationSource
 from monoscope.ops import native
 from monoscope.training import Training
 from monoscope.training import train as train_dictionary
+from monoscope.training.settings import MOST_DEAD_AFTER
 
 SITE = Site(3, "resid_post")
 
@@ -65,7 +67,12 @@ def train(job: Job, first: Tensor, batches: Iterator[Tensor]) -> Dictionary:
         "wiring": {"kind": "autoencoder", "n_features": job.features},
         "function": {"kind": "topk", "k": job.k},
     }
-    training = Training(tokens=job.steps * job.batch, batch_tokens=job.batch, seed=job.seed)
+    training = Training(
+        tokens=job.steps * job.batch,
+        batch_tokens=job.batch,
+        seed=job.seed,
+        dead_after=MOST_DEAD_AFTER if job.variant == "long" else None,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         source = Stream(job, first, batches)
         dictionary = train_dictionary(recipe, source, training=training, out=f"{scratch}/dictionary")
