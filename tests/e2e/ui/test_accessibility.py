@@ -13,7 +13,7 @@ from ui_pages import settle
 AXE = Path(__file__).parents[3] / "ui" / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = (
     "/", "/d/demo", "/d/demo?f=density%3E0.999", "/d/demo/f/3", "/nowhere", "/search", "/search?q=self",
-    "/runs", "/runs/demo", "/lists", "/settings", "/activate", "/steer", "/compare",
+    "/runs", "/runs/demo", "/lists", "/jobs", "/settings", "/activate", "/steer", "/compare",
 )  # fmt: skip
 TEXT = "text=def+f(x)%3A%0A++++return+x"
 MODEL_PAGES = (

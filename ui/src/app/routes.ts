@@ -13,6 +13,7 @@ export const routes: Route[] = [
   { path: '/runs/:run', name: 'run', load: () => import('$/pages/Run.svelte') },
   { path: '/lists', name: 'lists', load: () => import('$/pages/Lists.svelte'), rail: { title: 'Lists & notes', icon: 'list' } },
   { path: '/lists/:list', name: 'list', load: () => import('$/pages/List.svelte') },
+  { path: '/jobs', name: 'jobs', load: () => import('$/pages/Jobs.svelte'), rail: { title: 'Jobs', icon: 'jobs' } },
   { path: '/settings', name: 'settings', load: () => import('$/pages/Settings.svelte'), rail: { title: 'Settings', icon: 'settings' } },
   { path: '/l/:link', name: 'link', load: () => import('$/pages/Link.svelte') },
   { path: '/embed/d/:dict/f/:feature', name: 'embed', load: () => import('$/pages/Embed.svelte'), bare: true },
