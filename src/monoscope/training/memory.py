@@ -28,7 +28,6 @@ DENSE_COPIES = 4.5  # the same where every feature keeps its place
 BEGINNING = 2  # copies of the weights before they are shared out: whole, and a share being cut
 FINISHING = 6  # copies of the weights at the end: frozen, folded, in the order of the file, as its bytes
 GATHERING = 4  # copies more where they are gathered first, from shares that are kept
-START_COPIES = 3  # first activations: as read, joined, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +41,16 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one dictionary takes: always, and on top while it takes a step, and before it is shared out."""
+    """What one dictionary takes: always, and on top while it takes a step, and before it is shared out.
+
+    copies: of the first activations, which one dictionary of one site scales where they are
+    """
 
     sites: tuple[Site, ...]
     resident: float
     step: float
     beginning: float = 0.0
+    copies: int = 2
 
 
 def need_of(run: RunConfig, widths: Mapping[Site, int], *, data: int = 1, features: int = 1) -> Need:
@@ -68,7 +71,8 @@ def need_of(run: RunConfig, widths: Mapping[Site, int], *, data: int = 1, featur
     step = max(n * n_features * FLOAT * (DENSE_COPIES if is_dense else COPIES), finishing)
     sites = tuple(dict.fromkeys((*run.reads, *run.writes)))
     beginning = BEGINNING * whole if data * features > 1 else 0.0
-    return Need(sites, own * (2 + run.training.optimizer.states) + kept, step, beginning)
+    copies = 1 if dictionary.per_token and len(run.reads) == len(run.writes) == 1 else 2  # several are joined
+    return Need(sites, own * (2 + run.training.optimizer.states) + kept, step, beginning, copies)
 
 
 def pass_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site, int], model_bytes: float) -> float:
@@ -79,7 +83,8 @@ def pass_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site,
 def training_bytes(needs: Sequence[Need], shuffle_tokens: float, widths: Mapping[Site, int]) -> float:
     """Bytes of the dictionaries, the activations they start from and those that wait, and the widest step."""
     per_token = FLOAT * sum(widths[site] for site in {site for need in needs for site in need.sites})
-    start = per_token * START_COPIES * SCALE_TOKENS + max(need.beginning for need in needs)
+    copies = needs[0].copies if len(needs) == 1 else 2  # of several, each scales a copy
+    start = per_token * copies * SCALE_TOKENS + max(need.beginning for need in needs)
     step = max(need.step for need in needs)
     return sum(need.resident for need in needs) + max(start, per_token * shuffle_tokens + step)
 
