@@ -3188,6 +3188,8 @@ export interface components {
          * @description Event ``start``: the prompt, and what the edits come to.
          *
          *     values: for each edit, the activation, length, share or factor that its strength stands for
+         *     spec: all of it as a TOML file that ``monoscope.interventions.Steering`` loads
+         *     model, paths: directories of the model, and of each dictionary by its name
          */
         SteerStart: {
             /** Id */
@@ -3198,6 +3200,14 @@ export interface components {
             seed: number;
             /** Values */
             values: number[];
+            /** Spec */
+            spec: string;
+            /** Model */
+            model: string;
+            /** Paths */
+            paths: {
+                [key: string]: string;
+            };
             /** Baseline Cached */
             baseline_cached: boolean;
             /** Other Model */

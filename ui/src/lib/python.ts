@@ -50,6 +50,12 @@ export function ofRuns(paths: readonly string[], name: string): string | undefin
   return `from monoscope.training import History\n\nfor path in ${text(paths)}:\n    run = History.open(path)\n    print(run.column("step"), run.column(${text(name)}))\n`;
 }
 
+/** A steered text again, from its spec. */
+export function ofSteering(start: { spec: string; model: string; paths: Record<string, string> }): string {
+  const loaded = Object.entries(start.paths).map(([name, path]) => `${text(name)}: load(${text(path)})`);
+  return `import tomllib\n\nfrom monoscope.formats import load\nfrom monoscope.interventions import Steering\nfrom monoscope.models import LanguageModel\n\nspec = ${text(start.spec)}\nsteering = Steering.from_dict(tomllib.loads(spec))  # of a saved file: Steering.load("steering.toml")\nlm = LanguageModel.from_pretrained(${text(start.model)})\ndictionaries = {${loaded.join(', ')}}\nprint(lm.tokenizer.decode(steering.replay(lm, dictionaries)[0]))\n`;
+}
+
 /** Functions under which opposite directions are one feature. */
 const SIGNED = new Set(['abs_topk', 'pursuit']);
 

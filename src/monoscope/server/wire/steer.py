@@ -68,12 +68,17 @@ class SteerStart(Wire):
     """Event ``start``: the prompt, and what the edits come to.
 
     values: for each edit, the activation, length, share or factor that its strength stands for
+    spec: all of it as a TOML file that ``monoscope.interventions.Steering`` loads
+    model, paths: directories of the model, and of each dictionary by its name
     """
 
     id: str
     tokens: list[TokenOut]
     seed: int
     values: list[float]
+    spec: str
+    model: str
+    paths: dict[str, str]
     baseline_cached: bool
     other_model: list[Slug]
 

@@ -8,7 +8,6 @@ raw     s
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from monoscope.core.errors import DataError, UserError
 from monoscope.dictionaries import Dictionary
-from monoscope.interventions.operators import Kind, Operator, operate
-from monoscope.interventions.where import Where, where
+from monoscope.interventions.operators import Kind, Operator
+from monoscope.interventions.spec import Change, changed
 from monoscope.models import Edit
 from monoscope.server.worker.encoded import check_feature, check_fits
 from monoscope.server.worker.shelf import Facts, Model, Shelf, Target
@@ -35,11 +34,6 @@ class WhereSpec(BaseModel):
 
     prompt: Literal["all"] | list[int]
     generation: Literal["all"] | list[int]
-
-    def build(self) -> Where:
-        """The selection."""
-        prompt = "all" if self.prompt == "all" else tuple(self.prompt)
-        return Where(prompt, "all" if self.generation == "all" else tuple(self.generation))
 
 
 class EditSpec(BaseModel):
@@ -59,10 +53,10 @@ class EditSpec(BaseModel):
 class Plan:
     """Edits of one request.
 
-    values: what each strength stands for; edits: where the request says; everywhere: at all tokens, for the guard
+    changes: what is asked, its strengths settled; edits: at the tokens it says; everywhere: at all, for the guard
     """
 
-    values: list[float]
+    changes: tuple[Change, ...]
     edits: tuple[Edit, ...]
     everywhere: tuple[Edit, ...]
 
@@ -72,22 +66,27 @@ def planned(shelf: Shelf, model: Model, targets: dict[str, Target], specs: list[
 
     Raises UserError for a feature or place that does not exist, and where a unit has no meaning for a feature.
     """
-    groups: dict[tuple[str, Where], list[Operator]] = defaultdict(list)
-    values = []
+    changes, dictionaries = [], {}
     for spec in specs:
         target = targets[spec.name]
         dictionary = shelf.dictionary(target)
         check_fits(model, target, dictionary)
         check_feature(dictionary, spec.feature)
         operator = _operator(spec, model, target, dictionary, shelf.facts(target))
-        values.append(operator.value)
-        groups[spec.name, spec.where.build()].append(operator)
-    edits, everywhere = [], []
-    for (name, selection), operators in groups.items():
-        changes = operate(shelf.dictionary(targets[name]), operators, skip_first=targets[name].skip_first)
-        edits += where(changes, selection, n_prompt)
-        everywhere += changes
-    return Plan(values, tuple(edits), tuple(everywhere))
+        dictionaries[spec.name] = dictionary
+        changes.append(
+            Change(
+                dictionary=spec.name,
+                fingerprint=target.fingerprint or dictionary.fingerprint(),
+                feature=operator.feature,
+                kind=operator.kind,
+                value=operator.value,
+                prompt="all" if spec.where.prompt == "all" else tuple(spec.where.prompt),
+                generation="all" if spec.where.generation == "all" else tuple(spec.where.generation),
+                skip_first=target.skip_first,
+            )
+        )
+    return Plan(tuple(changes), changed(changes, dictionaries, n_prompt), changed(changes, dictionaries, None))
 
 
 def _operator(spec: EditSpec, model: Model, target: Target, dictionary: Dictionary, facts: Facts | None) -> Operator:

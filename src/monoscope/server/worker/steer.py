@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from monoscope.interventions.spec import Steering
 from monoscope.interventions.where import Trace, traced
 from monoscope.models.generation import Sampler
 from monoscope.server.worker.guard import guard
@@ -57,7 +58,16 @@ def steer(context: Context, body: dict[str, Any]) -> Result:
     plan = planned(context.shelf, model, asked.targets, asked.edits, len(tokens))
     key = (model, tuple(tokens.tolist()), asked.max_tokens, asked.temperature, asked.top_k, asked.seed)
     known = _baselines.get(key)
-    start = {"id": asked.id, "tokens": shown(model, tokens.tolist()), "seed": asked.seed, "values": plan.values}
+    spec = Steering(
+        model=model.lm.name,
+        tokens=tuple(tokens.tolist()),
+        max_new_tokens=asked.max_tokens,
+        changes=plan.changes,
+        **asked.model_dump(include={"temperature", "top_k", "seed"}),
+    )
+    start: dict[str, Any] = {"id": asked.id, "tokens": shown(model, tokens.tolist()), "seed": asked.seed}
+    start |= {"values": [change.value for change in plan.changes], "spec": spec.to_toml()}
+    start |= {"model": targets[0].model, "paths": {target.name: target.path for target in targets}}
     start |= {"baseline_cached": known is not None, "other_model": [t.name for t in targets if model.is_other(t)]}
     context.tell("start", start)
     pair = _Pair(context, model, plan, tokens, asked)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+import tomllib
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from live_world import DEAD, SITE, events
 
 from monoscope.dictionaries import load
 from monoscope.features import FeatureBundle
-from monoscope.interventions import ablate, clamp, steer
+from monoscope.interventions import Steering, ablate, clamp, steer
 from monoscope.interventions.operators import Operator, operate
 
 pytestmark = pytest.mark.slow  # a server and its worker process are started
@@ -244,3 +245,11 @@ def test_too_many_generations_at_once_are_refused(client, monkeypatch):
     answer = client.post("/steer", json={"text": "x", "edits": [{"dict": "topk", "feature": 1}]})
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "5"
+
+
+def test_the_spec_of_a_run_replays_its_tokens(client, lm, topk, feature):
+    settings = {"temperature": 1.2, "seed": 7, "top_k": 50}
+    found = run(client, {"feature": feature, "op": "clamp", "strength": 9.0, "unit": "raw"}, **settings)
+    steering = Steering.from_dict(tomllib.loads(found["start"][0]["spec"]))
+    again = steering.replay(lm, dict.fromkeys(found["start"][0]["paths"], topk))[0]
+    assert again.tolist()[len(steering.tokens) :] == tokens_of(found, "steered")
