@@ -151,8 +151,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         stop(served)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A browser for one file of tests: while it runs, this process has an event loop that no other may run beside."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
