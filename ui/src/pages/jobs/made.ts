@@ -17,8 +17,10 @@ export function madeBy(job: Job): { text: string; to: string } | null {
   return typeof dict === 'string' ? { text: 'Dictionary', to: dictionaryHref(dict) } : null;
 }
 
-/** Numbers that an evaluation came to, by name. */
+/** The main numbers of an evaluation, by name. */
 export function figuresOf(job: Job): [string, number][] {
   if (job.state !== 'done' || job.kind !== 'evaluate') return [];
-  return Object.entries(job.result ?? {}).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
+  const { fidelity, firing } = (job.result ?? {}) as { fidelity?: Record<string, unknown>; firing?: Record<string, unknown> };
+  const all: [string, unknown][] = [['fvu', fidelity?.['fvu']], ['l0', firing?.['l0']], ['dead', firing?.['dead_share']]];
+  return all.filter((entry): entry is [string, number] => typeof entry[1] === 'number');
 }
