@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
 from ui_pages import settle
+
+from monoscope.interventions import Steering
 
 LONG = 120_000  # milliseconds: two texts and the guard on a busy machine
 PROMPT = "import os\n"
@@ -232,3 +235,25 @@ def test_a_sweep_shows_every_strength_and_where_the_guard_ends(page: Page) -> No
     assert shaded == strengths.get_by_text("not coherent", exact=True).count()
     strengths.get_by_role("listitem").nth(2).get_by_role("button", name="Use").click()
     assert values(page, "e") == ["demo/3,add,0.1,norm"]
+
+
+def test_the_spec_and_the_python_repeat_the_text(
+    page: Page, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    add(page, "demo/3")
+    add(page, "small/5")
+    run(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as spec").click()
+    download.value.save_as(tmp_path / "steering.toml")
+    spec = Steering.load(tmp_path / "steering.toml")
+    assert [(change.dictionary, change.feature) for change in spec.changes] == [("demo", 3), ("small", 5)]
+    assert (spec.model, spec.max_new_tokens) == ("bundled", 12)
+    page.get_by_role("button", name="Python", exact=True).click()
+    expect(page.get_by_text("Copied Python")).to_be_visible()
+    made: dict[str, Any] = {}
+    exec(page.evaluate("navigator.clipboard.readText()"), made)
+    assert made["steering"] == spec
+    shown = page.get_by_role("region", name="Steered", exact=True).locator(".t").all_text_contents()
+    assert capsys.readouterr().out.endswith(PROMPT + "".join(shown).replace("↵", "\n") + "\n")

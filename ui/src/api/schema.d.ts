@@ -2490,6 +2490,20 @@ export interface components {
             name: string;
         };
         /**
+         * Loaded
+         * @description Arguments of ``monoscope.formats.load``: another library's layout, and rules that its files leave open.
+         */
+        Loaded: {
+            /** Path */
+            path: string;
+            /** Layout */
+            layout: string | null;
+            /** Choices */
+            choices: {
+                [key: string]: string;
+            };
+        };
+        /**
          * Log
          * @description The log of one dictionary of a run.
          *
@@ -3189,7 +3203,7 @@ export interface components {
          *
          *     values: for each edit, the activation, length, share or factor that its strength stands for
          *     spec: all of it as a TOML file that ``monoscope.interventions.Steering`` loads
-         *     model, paths: directories of the model, and of each dictionary by its name
+         *     model: its directory; dictionaries: by name, how ``monoscope.formats.load`` reads each
          */
         SteerStart: {
             /** Id */
@@ -3204,9 +3218,9 @@ export interface components {
             spec: string;
             /** Model */
             model: string;
-            /** Paths */
-            paths: {
-                [key: string]: string;
+            /** Dictionaries */
+            dictionaries: {
+                [key: string]: components["schemas"]["Loaded"];
             };
             /** Baseline Cached */
             baseline_cached: boolean;

@@ -54,6 +54,7 @@ export type Aligned = Schemas['Aligned'];
 export type EditIn = Schemas['EditIn'];
 export type SteerRequest = Schemas['SteerRequest'];
 export type SteerStart = Schemas['SteerStart'];
+export type Loaded = Schemas['Loaded'];
 export type SteerToken = Schemas['SteerToken'];
 export type Likely = Schemas['Likely'];
 export type PlaceTrace = Schemas['PlaceTrace'];

@@ -1,6 +1,6 @@
 // What a panel shows, as Python that shows the same from the bundle's files.
 
-import type { Card, Column, Comparison, Condition } from '$/api/types';
+import type { Card, Column, Comparison, Condition, Loaded, SteerStart } from '$/api/types';
 import { describe } from './conditions';
 
 const text = (value: unknown): string => JSON.stringify(value);
@@ -50,10 +50,16 @@ export function ofRuns(paths: readonly string[], name: string): string | undefin
   return `from monoscope.training import History\n\nfor path in ${text(paths)}:\n    run = History.open(path)\n    print(run.column("step"), run.column(${text(name)}))\n`;
 }
 
+/** A dictionary read as the server reads it. */
+function loaded({ path, layout, choices }: Loaded): string {
+  const rules = Object.keys(choices).length ? `, choices=${text(choices)}` : '';
+  return `load(${text(path)}${layout === null ? '' : `, ${text(layout)}`}${rules})`;
+}
+
 /** A steered text again, from its spec. */
-export function ofSteering(start: { spec: string; model: string; paths: Record<string, string> }): string {
-  const loaded = Object.entries(start.paths).map(([name, path]) => `${text(name)}: load(${text(path)})`);
-  return `import tomllib\n\nfrom monoscope.formats import load\nfrom monoscope.interventions import Steering\nfrom monoscope.models import LanguageModel\n\nspec = ${text(start.spec)}\nsteering = Steering.from_dict(tomllib.loads(spec))  # of a saved file: Steering.load("steering.toml")\nlm = LanguageModel.from_pretrained(${text(start.model)})\ndictionaries = {${loaded.join(', ')}}\nprint(lm.tokenizer.decode(steering.replay(lm, dictionaries)[0]))\n`;
+export function ofSteering(start: Pick<SteerStart, 'spec' | 'model' | 'dictionaries'>): string {
+  const dictionaries = Object.entries(start.dictionaries).map(([name, from]) => `${text(name)}: ${loaded(from)}`);
+  return `import tomllib\n\nfrom monoscope.formats import load\nfrom monoscope.interventions import Steering\nfrom monoscope.models import LanguageModel\n\nspec = ${text(start.spec)}\nsteering = Steering.from_dict(tomllib.loads(spec))  # of a saved file: Steering.load("steering.toml")\nlm = LanguageModel.from_pretrained(${text(start.model)})\ndictionaries = {${dictionaries.join(', ')}}\nprint(lm.tokenizer.decode(steering.replay(lm, dictionaries)[0]))\n`;
 }
 
 /** Functions under which opposite directions are one feature. */

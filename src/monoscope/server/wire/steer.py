@@ -64,12 +64,20 @@ class SteerRequest(Prompt):
     guard: bool = Field(default=True, description="measure what the edits do to ordinary text of the bundle")
 
 
+class Loaded(Wire):
+    """Arguments of ``monoscope.formats.load``: another library's layout, and rules that its files leave open."""
+
+    path: str
+    layout: str | None
+    choices: dict[str, str]
+
+
 class SteerStart(Wire):
     """Event ``start``: the prompt, and what the edits come to.
 
     values: for each edit, the activation, length, share or factor that its strength stands for
     spec: all of it as a TOML file that ``monoscope.interventions.Steering`` loads
-    model, paths: directories of the model, and of each dictionary by its name
+    model: its directory; dictionaries: by name, how ``monoscope.formats.load`` reads each
     """
 
     id: str
@@ -78,7 +86,7 @@ class SteerStart(Wire):
     values: list[float]
     spec: str
     model: str
-    paths: dict[str, str]
+    dictionaries: dict[str, Loaded]
     baseline_cached: bool
     other_model: list[Slug]
 

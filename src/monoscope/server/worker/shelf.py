@@ -50,6 +50,10 @@ class Target(BaseModel):
     bos: str | None = None
     skip_first: int = 1
 
+    def loaded(self) -> dict[str, Any]:
+        """See ``wire.steer.Loaded``."""
+        return {"path": self.path, "layout": self.layout, "choices": self.chosen}
+
 
 @dataclass(eq=False)
 class Model:

@@ -67,7 +67,7 @@ def steer(context: Context, body: dict[str, Any]) -> Result:
     )
     start: dict[str, Any] = {"id": asked.id, "tokens": shown(model, tokens.tolist()), "seed": asked.seed}
     start |= {"values": [change.value for change in plan.changes], "spec": spec.to_toml()}
-    start |= {"model": targets[0].model, "paths": {target.name: target.path for target in targets}}
+    start |= {"model": targets[0].model, "dictionaries": {t.name: t.loaded() for t in targets}}
     start |= {"baseline_cached": known is not None, "other_model": [t.name for t in targets if model.is_other(t)]}
     context.tell("start", start)
     pair = _Pair(context, model, plan, tokens, asked)

@@ -251,5 +251,5 @@ def test_the_spec_of_a_run_replays_its_tokens(client, lm, topk, feature):
     settings = {"temperature": 1.2, "seed": 7, "top_k": 50}
     found = run(client, {"feature": feature, "op": "clamp", "strength": 9.0, "unit": "raw"}, **settings)
     steering = Steering.from_dict(tomllib.loads(found["start"][0]["spec"]))
-    again = steering.replay(lm, dict.fromkeys(found["start"][0]["paths"], topk))[0]
+    again = steering.replay(lm, dict.fromkeys(found["start"][0]["dictionaries"], topk))[0]
     assert again.tolist()[len(steering.tokens) :] == tokens_of(found, "steered")
