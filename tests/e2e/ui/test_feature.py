@@ -222,6 +222,50 @@ def test_the_next_feature_is_the_next_of_the_table_it_came_from(
     expect(page.get_by_role("heading", name=f"Feature {order[1]}", exact=True)).to_be_visible()
 
 
+class Held:
+    """Questions of a page that are answered only once they are let go."""
+
+    def __init__(self, page: Page, pattern: str) -> None:
+        self.routes: list[Route] = []
+        self.free = False
+        page.route(pattern, lambda route: route.continue_() if self.free else self.routes.append(route))
+
+    def let_go(self) -> None:
+        self.free = True
+        for route in self.routes:
+            route.continue_()
+
+
+def test_a_key_pressed_before_the_next_is_known_is_carried_out_once_it_is(visit: Callable[..., Any]) -> None:
+    page = visit("/d/demo/f/10")
+    expect(page.get_by_text("11 of ")).to_be_visible()
+    held = Held(page, "**/features/place*")
+    with page.expect_request("**/features/place*"):
+        page.goto(page.url.replace("/f/10", "/f/20"))
+    settle(page)
+    for key in "kj":
+        page.keyboard.press(key)
+    page.wait_for_timeout(100)
+    expect(page.get_by_role("heading", name="Feature 20", exact=True)).to_be_visible()
+    held.let_go()
+    expect(page.get_by_role("heading", name="Feature 21", exact=True)).to_be_visible()
+
+
+def test_a_key_that_waits_is_forgotten_where_the_page_goes_elsewhere(visit: Callable[..., Any]) -> None:
+    page = visit("/d/demo/f/10")
+    expect(page.get_by_text("11 of ")).to_be_visible()
+    held = Held(page, "**/features/place*")
+    with page.expect_request("**/features/place*"):
+        page.goto(page.url.replace("/f/10", "/f/40"))
+    settle(page)
+    page.keyboard.press("j")
+    page.keyboard.press("J")
+    expect(page.get_by_role("heading", name="Feature 41", exact=True)).to_be_visible()
+    held.let_go()
+    expect(page.get_by_text("42 of ")).to_be_visible()
+    expect(page.get_by_role("heading", name="Feature 41", exact=True)).to_be_visible()
+
+
 def test_what_was_read_ahead_shows_without_asking(visit: Callable[..., Any]) -> None:
     page = visit("/d/demo/f/10")
     read = "performance.getEntriesByType('resource').some((entry) => entry.name.endsWith('/features/11/contexts'))"

@@ -10,7 +10,7 @@ export class Walk {
   readonly #features = new SvelteMap<number, number>();
   readonly #places = new SvelteMap<number, number>();
   /** What follows where the table leaves the feature out: its first rows. */
-  #outside: number[] = $state.raw([]);
+  #outside: number[] | null = $state.raw(null);
   #total = $state(0);
   #key = '';
   #asked: Promise<void> | null = null;
@@ -26,12 +26,19 @@ export class Walk {
 
   next(feature: number): number | null {
     const at = this.#places.get(feature);
-    return at === undefined ? (this.#outside[0] ?? null) : (this.#features.get(at + 1) ?? null);
+    return at === undefined ? (this.#outside?.[0] ?? null) : (this.#features.get(at + 1) ?? null);
   }
 
   previous(feature: number): number | null {
     const at = this.#places.get(feature);
     return at === undefined ? null : (this.#features.get(at - 1) ?? null);
+  }
+
+  /** Whether it is known who stands a step on or back: a feature, or nobody where the table ends. */
+  knows(feature: number, step: 1 | -1): boolean {
+    const at = this.#places.get(feature);
+    if (at === undefined) return this.#outside !== null;
+    return this.#features.has(at + step) || at + step < 0 || at + step >= this.#total;
   }
 
   /** Stand at a feature: learn who is near, and read them ahead. One question at a time, however fast one walks. */
@@ -41,7 +48,7 @@ export class Walk {
       this.#key = key;
       this.#features.clear();
       this.#places.clear();
-      this.#outside = [];
+      this.#outside = null;
       this.#asked = null;
     }
     this.#readAhead(dict, feature);
