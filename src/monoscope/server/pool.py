@@ -71,12 +71,17 @@ class Pool:
         *,
         status: int = 200,
         headers: dict[str, str] | None = None,
+        changes: bool = False,
     ) -> Response:
-        """What ``job`` returns, as a response. ``job`` runs in a thread, and is stopped if the client goes away."""
+        """What ``job`` returns, as a response. ``job`` runs in a thread, and is stopped if the client goes away.
+
+        ``changes``: what it changes was asked for whole, and is changed even so.
+        """
         stop = Stop()
 
         def run() -> Response:
-            stop.check()
+            if not changes:
+                stop.check()
             result = job(stop)
             if isinstance(result, Response):
                 return result

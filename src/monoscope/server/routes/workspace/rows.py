@@ -38,7 +38,7 @@ async def change(
         headers = {"ETag": f'"{result.etag}"'} if isinstance(result, Row) else None
         return Response(result.model_dump_json(), status, headers, "application/json")
 
-    return await state.pool.answer(request, run)
+    return await state.pool.answer(request, run, changes=request.method != "GET")
 
 
 async def read(request: Request, state: State, job: Callable[[Workspace], Wire]) -> Response:
