@@ -145,8 +145,10 @@ class ListItemStore(Store[ListItemDraft, ListItem]):
     def move(self, item_id: str, before: str | None, *, etag: str | None = None) -> ListItem:
         """Move an item in front of another of its list, or to the end."""
         with self.database.writing() as session:
-            row = self._current(session, item_id, etag)
+            row = self._row(session, item_id)
             self._hold(session, row.list_id)
+            session.refresh(row, with_for_update=True)  # as whoever held the list before has left it
+            row = self._current(session, item_id, etag)
             others = [
                 other
                 for other in session.scalars(self._live(row.list_id).order_by(ListItemRow.position, ListItemRow.id))

@@ -67,6 +67,11 @@ def write(workspace: Workspace, number: int, counter: str, list_id: str, explana
     return {"refused": refused}
 
 
+def shuffle(workspace: Workspace, number: int, moved: str, others: list[str]) -> None:
+    for i in range(EACH):
+        workspace.items.move(moved, others[(i + number) % len(others)])
+
+
 def do_jobs(workspace: Workspace, number: int) -> list[str]:
     done = []
     while (job := workspace.jobs.claim()) is not None:
@@ -104,6 +109,15 @@ def test_two_servers_lose_nothing(workspace_url: str, together: Together) -> Non
         # 40 labels, an explanation and 8 scores: each change has its own serial
         assert workspace.labels.serial(FP) == 2 * EACH + 1 + 8
         assert len(workspace.audit(f"lists/{counter}", limit=1000)) == 2 * EACH
+
+
+def test_two_servers_move_one_item(workspace_url: str, together: Together) -> None:
+    with Workspace.open(workspace_url) as workspace:
+        made = workspace.lists.create(ListDraft(name="features")).id
+        refs = [FeatureRef(dictionary_fp=FP, feature=i) for i in range(4)]
+        moved, *others = [item.id for item in workspace.items.add(made, refs)]
+        together(workspace_url, shuffle, moved, others)
+        assert workspace.items.get(moved).version == 1 + 2 * EACH
 
 
 def test_two_workers_do_each_job_once(workspace_url: str, together: Together) -> None:
