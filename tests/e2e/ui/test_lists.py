@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from ui_pages import settle
 
 HOSTILE = "<script>document.title=2</script>"
@@ -55,11 +56,74 @@ def test_pinned_features_become_a_list_that_is_ordered_by_keys(listed: Page) -> 
     listed.keyboard.press("ArrowUp")
     expect(listed.locator("ol.items > li h3 .index").first).to_have_text("8")
     expect(listed.get_by_text("Feature 8 is now 1 of 3")).to_be_attached()
-    listed.wait_for_load_state("networkidle")
+    settle(listed)
     listed.reload()
     settle(listed)
     expect(listed.locator("ol.items h3")).to_have_count(3)
     assert order(listed) == ["8", "3", "5"]
+
+
+def kept(server: Any, page: Page) -> list[int]:
+    """The features of the list that a page shows, as the server has them."""
+    answer = httpx.get(
+        f"{server.address}/api/v1{page.url.removeprefix(server.address)}/items",
+        headers={"Authorization": f"Bearer {server.token}"},
+    )
+    return [item["feature"] for item in answer.json()["items"]]
+
+
+def wait_for(page: Page, true: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if true():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it did not become true")
+
+
+def test_moves_are_sent_in_turn_and_when_the_page_goes_away(listed: Page, server: Any) -> None:
+    moves: list[Route] = []
+    listed.route("**/move", lambda route: moves.append(route))
+    handle = listed.get_by_role("button", name="Move feature 8")
+    handle.focus()
+    for leaving, key, after in ((False, "ArrowUp", [8, 3, 5]), (True, "ArrowDown", [3, 5, 8])):
+        moves.clear()
+        for _ in range(2):
+            listed.keyboard.press(key)
+            expect(handle).to_be_focused()
+        expect(listed.locator("ol.items[aria-busy=true]")).to_be_attached()
+        listed.wait_for_timeout(100)
+        assert len(moves) == 1
+        if leaving:
+            listed.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")
+            wait_for(listed, lambda: len(moves) == 2)
+        with listed.expect_response("**/move"):
+            moves[0].continue_()
+        wait_for(listed, lambda: len(moves) == 2)
+        assert (moves[1].request.headers["if-match"] == '"*"') is leaving
+        moves[1].continue_()
+        settle(listed)
+        assert kept(server, listed) == after
+
+    listed.unroute("**/move")
+    for _ in range(2):
+        listed.keyboard.press("ArrowUp")
+    listed.reload()
+    wait_for(listed, lambda: kept(server, listed) == [8, 3, 5])
+
+
+def test_of_two_moves_of_one_item_the_later_is_told(
+    listed: Page, visit: Callable[..., Any], server: Any, watch: Any
+) -> None:
+    watch.allow("status of 412")
+    other = visit(listed.url.removeprefix(server.address), at=server)
+    expect(other.locator("ol.items h3")).to_have_count(3)
+    for page, feature in ((listed, 8), (other, 8), (other, 3)):
+        page.get_by_role("button", name=f"Move feature {feature}").focus()
+        page.keyboard.press("ArrowUp" if feature == 8 else "ArrowDown")
+        settle(page)
+    expect(other.get_by_text("this list item was changed by tester")).to_be_visible()
+    expect(other.locator("ol.items > li h3 .index").first).to_have_text("8")
+    assert order(other) == ["8", "3", "5"] == [str(one) for one in kept(server, other)]
 
 
 def test_a_feature_is_dragged_to_another_place(listed: Page) -> None:
@@ -67,7 +131,7 @@ def test_a_feature_is_dragged_to_another_place(listed: Page) -> None:
     third = listed.locator("ol.items > li").nth(2)
     listed.get_by_role("button", name="Move feature 3").drag_to(third, target_position={"x": 16, "y": 120})
     expect(listed.locator("ol.items > li h3 .index").nth(1)).to_have_text("3")
-    listed.wait_for_load_state("networkidle")
+    settle(listed)
     listed.reload()
     settle(listed)
     expect(listed.locator("ol.items > li h3 .index").nth(1)).to_have_text("3")
@@ -78,7 +142,7 @@ def test_notes_on_items_removal_and_its_undoing(listed: Page) -> None:
     note.fill("closing ones")
     note.press("Enter")
     note.blur()
-    listed.wait_for_load_state("networkidle")
+    settle(listed)
     listed.reload()
     settle(listed)
     expect(listed.get_by_label("Note on feature 5")).to_have_value("closing ones")
@@ -91,7 +155,7 @@ def test_notes_on_items_removal_and_its_undoing(listed: Page) -> None:
     listed.get_by_role("button", name="Move feature 8").focus()
     listed.keyboard.press("ArrowUp")
     expect(listed.get_by_text("Feature 8 is now 2 of 3")).to_be_attached()
-    listed.wait_for_load_state("networkidle")
+    settle(listed)
     listed.keyboard.press("z")
     expect(listed.get_by_text("Took back moving feature 8")).to_be_visible()
     expect(listed.locator("ol.items > li h3 .index").nth(2)).to_have_text("8")
@@ -107,7 +171,7 @@ def test_of_two_notes_on_one_item_neither_is_overwritten_unseen(
         note = page.get_by_label("Note on feature 5")
         note.fill(words)
         note.blur()
-        page.wait_for_load_state("networkidle")
+        settle(page)
     conflict = other.get_by_role("alert")
     expect(conflict).to_contain_text("what one says")
     expect(other.get_by_label("Note on feature 5")).to_have_value("what two says")
@@ -149,7 +213,7 @@ def test_a_list_is_renamed_described_saved_and_deleted(listed: Page) -> None:
     note = listed.get_by_label("Note on feature 3")
     note.fill("=1+1")
     note.blur()
-    listed.wait_for_load_state("networkidle")
+    settle(listed)
     with listed.expect_download() as download:
         listed.get_by_role("button", name="JSON").click()
     kept = json.loads(Path(download.value.path()).read_text())

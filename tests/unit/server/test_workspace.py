@@ -132,8 +132,11 @@ def test_lists_and_their_order(desk: httpx.Client) -> None:
     items = desk.post(f"/lists/{made['id']}/items", json={"items": wanted}).json()["items"]
     assert [(item["feature"], item["note"]) for item in items] == [(4, ""), (5, "n"), (6, "")]
     assert desk.get("/lists").json()["items"][0]["n_items"] == 3
-    moved = desk.post(f"/lists/{made['id']}/items/{items[2]['id']}/move", json={"before": items[0]["id"]})
-    assert moved.status_code == 200
+    last, over = f"/lists/{made['id']}/items/{items[2]['id']}/move", {"If-Match": f'"{items[2]["etag"]}"'}
+    assert desk.post(last, json={"before": items[0]["id"]}).status_code == 428
+    assert desk.post(last, json={"before": items[0]["id"]}, headers=over).status_code == 200
+    late = desk.post(last, json={"before": None}, headers=over)
+    assert (late.status_code, late.json()["current"]["feature"]) == (412, 6)
     shown = desk.get(f"/lists/{made['id']}/items").json()["items"]
     assert [item["feature"] for item in shown] == [6, 4, 5]
     assert (

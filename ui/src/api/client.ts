@@ -6,6 +6,9 @@ import { bearer } from './reader';
 
 export type Query = Record<string, string | number | boolean | readonly (string | number)[] | null | undefined>;
 
+// What a page that goes away may still have on the way, of 64 KiB that browsers let all its requests have together.
+const KEPT = 16_384;
+
 interface Options {
   query?: Query;
   signal?: AbortSignal | undefined;
@@ -57,14 +60,17 @@ export async function send(method: string, path: string, options: Options = {}):
   if (options.last) headers['Last-Event-ID'] = options.last;
   if (bearer) headers['Authorization'] = bearer;
   if (options.etag) headers['If-Match'] = `"${options.etag}"`;
+  const body = options.body === undefined ? null : JSON.stringify(options.body);
   let response: Response;
   try {
     response = await fetch(apiUrl(path, options.query), {
       method,
       headers,
       credentials: 'same-origin',
-      body: options.body === undefined ? null : JSON.stringify(options.body),
+      body,
       signal: options.signal ?? null,
+      // A change reaches the server though the page goes away; a question that can be called off need not.
+      keepalive: method !== 'GET' && !options.signal && (body?.length ?? 0) < KEPT,
     });
   } catch (error) {
     if (options.signal?.aborted) throw error;
@@ -97,7 +103,7 @@ async function json<T>(method: string, path: string, options: Options): Promise<
 
 export const api = {
   get: <T>(path: string, query?: Query, signal?: AbortSignal) => json<T>('GET', path, { query: query ?? {}, signal }),
-  post: <T>(path: string, body: unknown, signal?: AbortSignal) => json<T>('POST', path, { body, signal }),
+  post: <T>(path: string, body: unknown, signal?: AbortSignal, etag?: string) => json<T>('POST', path, { body, signal, etag }),
   put: <T>(path: string, body: unknown, etag?: string | null) => json<T>('PUT', path, { body, etag }),
   patch: <T>(path: string, body: unknown, etag?: string | null) => json<T>('PATCH', path, { body, etag }),
   delete: <T = void>(path: string, etag?: string | null, query?: Query) => json<T>('DELETE', path, { etag, query: query ?? {} }),

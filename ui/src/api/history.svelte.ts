@@ -1,6 +1,7 @@
 // What was changed last, how each change is taken back, and how it is made again.
 
 import { api, send } from './client';
+import { turns } from './turns.svelte';
 
 export interface Change {
   what: string;
@@ -15,7 +16,6 @@ class History {
   version = $state(0);
   #done: Change[] = [];
   #undone: Change[] = [];
-  #turn: Promise<unknown> = Promise.resolve();
 
   /** Something was changed; `back` undoes that, `again` redoes it, and both fail where another has changed it since. */
   did(what: string, back: Change['back'], again: Change['again']): Change {
@@ -59,11 +59,9 @@ class History {
     });
   }
 
-  /** One step after another, however fast the keys come. */
+  /** One step after another, however fast the keys come, and after what still waits to be changed. */
   #next(step: () => Promise<string | null>): Promise<string | null> {
-    const done = this.#turn.then(step).finally(() => (this.version += 1));
-    this.#turn = done.catch(() => undefined);
-    return done;
+    return turns.next('history', step).finally(() => (this.version += 1));
   }
 }
 
@@ -71,6 +69,8 @@ export const history = new History();
 
 // What this page wrote last of each row: changes are taken back one after another, each from the state the next one left.
 const etags = new Map<string, string>();
+// The state that each of those writes was made to, and the one it left.
+const later = new Map<string, string>();
 
 type Kind = 'labels' | 'explanations' | 'lists' | 'items' | 'notes' | 'filters';
 
@@ -79,10 +79,17 @@ interface Row {
   etag: string;
 }
 
-/** Remember the state of a row that was just written. */
-export function wrote<T extends Row>(row: T): T {
+/** Remember the state of a row that was just written, and the one it was written over. */
+export function wrote<T extends Row>(row: T, over?: string): T {
   etags.set(row.id, row.etag);
+  if (over) later.set(row.id + over, row.etag);
   return row;
+}
+
+/** What this page's own writes have made of a state that was read: where another wrote too, the server refuses it. */
+export function sinceRead({ id, etag }: Row): string {
+  const next = later.get(id + etag);
+  return next === undefined ? etag : sinceRead({ id, etag: next });
 }
 
 /** The state of a row, as far as this page has changed it. */

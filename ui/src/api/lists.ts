@@ -1,8 +1,9 @@
 // Lists and notes: every change names the state it is of, and throws a Problem of status 412 when another came first.
 
 import { api } from './client';
-import { history, restore, stateOf, wrote, type Change } from './history.svelte';
+import { history, restore, sinceRead, stateOf, wrote, type Change } from './history.svelte';
 import type { components } from './schema';
+import { turns } from './turns.svelte';
 
 type Schemas = components['schemas'];
 export type FeatureList = Schemas['FeatureList'];
@@ -24,8 +25,8 @@ const pathOf = (item: ListItem): string => `lists/${item.list_id}/items/${item.i
 
 const write = {
   list: async (list: FeatureList, etag: string, name: string, description: string) => wrote(await api.put<FeatureList>(`lists/${list.id}`, { name, description }, etag)),
-  note: async (item: ListItem, etag: string, note: string) => wrote(await api.put<ListItem>(pathOf(item), { note }, etag)),
-  place: async (item: ListItem, before: string | null) => wrote(await api.post<ListItem>(`${pathOf(item)}/move`, { before })),
+  note: async (item: ListItem, etag: string, note: string) => wrote(await api.put<ListItem>(pathOf(item), { note }, etag), etag),
+  place: async (item: ListItem, etag: string, before: string | null) => wrote(await api.post<ListItem>(`${pathOf(item)}/move`, { before }, undefined, etag), etag),
   text: async (note: Note, etag: string, markdown: string) => wrote(await api.put<Note>(`notes/${note.id}`, { markdown }, etag)),
 };
 
@@ -62,7 +63,7 @@ export const lists = {
     );
   },
   async note(item: ListItem, note: string): Promise<ListItem> {
-    const saved = await write.note(item, item.etag, note);
+    const saved = await turns.next(`note ${item.id}`, () => write.note(item, sinceRead(item), note));
     history.did(
       `the note on feature ${item.feature}`,
       () => write.note(saved, stateOf(saved), item.note),
@@ -72,16 +73,17 @@ export const lists = {
   },
   /** Put an item in front of another, or at the end; `was`: what it stood in front of. */
   async move(item: ListItem, before: string | null, was: string | null): Promise<ListItem> {
-    const moved = await write.place(item, before);
+    // Leaving, what the move before this one made of the item is not known yet.
+    const moved = await turns.next(`place ${item.id}`, (leaving) => write.place(item, leaving ? '*' : sinceRead(item), before));
     history.did(
       `moving feature ${item.feature}`,
-      () => write.place(moved, was),
-      () => write.place(moved, before),
+      () => write.place(moved, stateOf(moved), was),
+      () => write.place(moved, stateOf(moved), before),
     );
     return moved;
   },
   async drop(item: ListItem): Promise<Change> {
-    await api.delete(pathOf(item), item.etag);
+    await turns.next(`item ${item.id}`, () => api.delete(pathOf(item), sinceRead(item)));
     return history.removed(`taking feature ${item.feature} off a list`, 'items', item, pathOf(item));
   },
 };

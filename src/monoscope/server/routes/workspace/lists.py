@@ -132,7 +132,7 @@ async def move_item(
     request: Request, state: StateDep, id: RowId, item: RowId, body: Move, if_match: IfMatch = None
 ) -> Response:
     """Move a feature in front of another of the list, or to its end."""
-    etag = etag_of(if_match, needed=False)
+    etag = etag_of(if_match)
 
     def job(workspace: Workspace) -> ListItem:
         _of_list(workspace, id, item)
