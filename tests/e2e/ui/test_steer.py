@@ -257,3 +257,23 @@ def test_the_spec_and_the_python_repeat_the_text(
     assert made["steering"] == spec
     shown = page.get_by_role("region", name="Steered", exact=True).locator(".t").all_text_contents()
     assert capsys.readouterr().out.endswith(PROMPT + "".join(shown).replace("↵", "\n") + "\n")
+
+
+def test_a_sweep_of_several_features_is_a_grid_of_them_by_strengths(page: Page) -> None:
+    add(page, "demo/3")
+    add(page, "demo/4")
+    page.get_by_role("combobox", name="Operator of feature 4").select_option("clamp")
+    page.get_by_role("spinbutton", name="Tokens").fill("4")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Sweep strengths").click()
+    strengths = page.get_by_role("region", name="Strengths")
+    expect(strengths.locator("li .chip")).to_have_count(21, timeout=LONG)
+    rows = strengths.get_by_role("region")
+    assert [row.get_attribute("aria-label") for row in rows.all()] == ["All 2 together", "demo/3", "demo/4"]
+    rows.nth(1).get_by_role("listitem").nth(5).get_by_role("button", name="Use").click()
+    assert values(page, "e") == ["demo/3,add,0.4,norm", "demo/4,clamp,1,maxact,off"]
+    rows.first.get_by_role("listitem").nth(2).get_by_role("button", name="Use").click()
+    assert values(page, "e") == ["demo/3,add,0.1,norm", "demo/4,clamp,0.5,maxact"]
+    page.get_by_role("combobox", name="Operator of feature 3").select_option("ablate")
+    page.get_by_role("combobox", name="Operator of feature 4").select_option("ablate")
+    expect(page.get_by_role("button", name="Sweep strengths")).to_be_disabled()
