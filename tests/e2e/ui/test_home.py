@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -73,3 +74,27 @@ def test_a_server_that_stops_is_said_and_its_return_is_noticed(
     page.get_by_role("article").get_by_role("link").click()
     expect(page.get_by_role("alert").first).to_contain_text("does not answer")
     expect(page.get_by_role("button", name="Try again").first).to_be_visible()
+
+
+def test_what_was_looked_at_is_found_again_and_forgotten(visit: Callable[..., Any], server: Any) -> None:
+    page = visit("/d/demo?sort=-density")
+
+    def remembered(path: str) -> None:
+        while path not in (page.evaluate("localStorage.getItem('monoscope.recent')") or ""):
+            page.wait_for_timeout(100)
+
+    remembered("/d/demo")
+    page.goto(f"{server.address}/d/demo/f/5")
+    remembered("/d/demo/f/5")
+    page.evaluate(
+        "localStorage['monoscope.recent'] = JSON.stringify(JSON.parse(localStorage['monoscope.recent']).concat("
+        "{path: '/d/elsewhere', search: '', names: ['elsewhere']}))"
+    )
+    page.goto(f"{server.address}/")
+    links = page.get_by_role("region", name="Recent").get_by_role("link")
+    expect(links).to_have_text([re.compile("5.*demo"), "demo"])  # and nothing that is not here
+    links.nth(1).click()
+    page.wait_for_url("**/d/demo?sort=-density")
+    page.go_back()
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_role("region", name="Recent")).to_have_count(0)
