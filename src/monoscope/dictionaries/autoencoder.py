@@ -160,6 +160,14 @@ class Autoencoder(Dictionary):
             return pre
         return pre * (z @ self.W_glu.T[features].T + self.b_glu[features]).sigmoid()
 
+    def largest_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"], k: int) -> Acts:
+        """The k largest of ``preacts_of`` of each token, found as ``encode`` finds what fires."""
+        if self.W_glu is not None:
+            return super().largest_of(x, features, k)
+        z, weights = self.normalized(x)[0], (self.W_enc.T[features].T, self.b_enc[features])
+        center = self.b_dec.detach() if self.config.center else None
+        return ops.encode(z, *weights, ops.TopKPerToken(k), center=center, dtype=self.encode_dtype)
+
     def decode_of(
         self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
     ) -> Float[Tensor, "*batch d_out"]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.config import Config
@@ -82,6 +83,11 @@ class Dictionary(nn.Module, ABC):
     @abstractmethod
     def preacts_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
         """Pre-activations of chosen features, with gradients to those features' own weights alone."""
+
+    def largest_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"], k: int) -> Acts:
+        """The k largest of ``preacts_of`` of each token, those that are positive; the features counted from 0."""
+        pre = self.preacts_of(x, features).relu()
+        return ops.top_per_token(pre, pre.detach(), k)
 
     @abstractmethod
     def decode_of(

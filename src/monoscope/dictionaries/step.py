@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -54,7 +54,7 @@ class Step:
     downstream: Downstream | None = None
     n_all_tokens: int | None = None
 
-    def counted(self, values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*tokens n"]:
+    def counted(self, values: Shaped[Tensor, "*batch n"]) -> Shaped[Tensor, "*tokens n"]:
         """The values of tokens that count."""
         return values if self.mask is None else values[self.mask]
 
@@ -102,6 +102,12 @@ class Step:
     def preacts_of(self, features: Int[Tensor, " n"]) -> Float[Tensor, "*tokens n"]:
         """Pre-activations of chosen features, with gradients to their own weights alone."""
         return self.counted(self.dictionary.preacts_of(self.x, features))
+
+    def largest_of(self, features: Int[Tensor, " n"], k: int) -> Acts:
+        """The k largest pre-activations of chosen features on each token, those that are positive."""
+        acts = self.dictionary.largest_of(self.x, features, k)
+        indices = None if acts.indices is None else self.counted(acts.indices)
+        return Acts(self.counted(acts.values), acts.n_features, indices)
 
     def decode_of(self, acts: Acts, features: Int[Tensor, " n"]) -> Float[Tensor, "*tokens d_out"]:
         """What chosen features reconstruct, with gradients to their own weights alone and no bias."""

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from monoscope.ops.native import kernels
 
 BLOCK_BYTES = 2**23  # of pre-activations
+WIDTHS = 64  # products are as wide as a multiple of it
 PACKED_ROWS = 512  # with fewer, packing the weights for oneDNN costs more than it saves
 
 
@@ -38,8 +40,13 @@ class Blocks:
     def _linear(self) -> Callable[[Tensor], Tensor]:
         if self.n >= PACKED_ROWS and has_packed(self.z.dtype):
             mkldnn = torch.ops.mkldnn
-            weight = mkldnn._reorder_linear_weight(self.rows, self.size)
-            return lambda z: mkldnn._linear_pointwise(z, weight, self.b_enc, "none", [], "")
+            # oneDNN compiles and keeps a kernel for every width it meets, and chosen features are never as many twice.
+            more = -self.n_features % WIDTHS
+            rows, b_enc = (pad(t, (0, 0, 0, more)[-2 * t.ndim :]) if more else t for t in (self.rows, self.b_enc))
+            weight = mkldnn._reorder_linear_weight(rows, self.size)
+            return lambda z: mkldnn._linear_pointwise(z, weight, b_enc, "none", [], "")[
+                :, : self.n_features
+            ].contiguous()
         buffer = torch.empty(self.size, self.n_features, dtype=self.z.dtype)
         return lambda z: torch.addmm(self.b_enc, z, self.rows.T, out=buffer[: len(z)])
 

@@ -30,6 +30,7 @@ from monoscope.ops.selection import (
 )
 
 MOSTLY = 0.8  # share of entries that are not padding above which padding is computed along
+FEW = 8  # features for each that a token keeps, up to which those that fire are found first
 SAMPLE = 2**18  # scores that estimate a batch's cut
 UPDATE_ENTRIES = 2**17  # weights updated at once: 2 MB with gradients and moments
 
@@ -57,6 +58,7 @@ def encode(
             and native is not None
             and native.multiplies_int8
             and isinstance(selection, TopKPerToken)
+            and len(rows) > FEW * selection.k
         ):
             values, indices = native.encode_topk(z, rows, b_enc, norm, selection.k)
         else:
@@ -70,10 +72,12 @@ def _encode(
     values, indices = _select(Blocks(z, rows, b_enc, norm, dtype), selection)
     if dtype == z.dtype:
         return values, indices
-    candidate = None if isinstance(selection, PerToken) else present(values)
+    candidate = None if selection.is_signed else present(values)  # the rest is padding
     exact = gathered_dot(z, rows, indices, candidate).add_(b_enc[indices])
     if not selection.is_signed:
         exact.relu_()
+    if candidate is not None:
+        exact *= candidate
     if not isinstance(selection, PerToken):
         score = exact if norm is None else exact * norm[indices]
         exact *= _still_kept(score, values != 0, indices, selection)
@@ -96,17 +100,35 @@ def _still_kept(
 
 def _select(blocks: Blocks, selection: Selection) -> tuple[Tensor, Tensor]:
     match selection:
+        case TopKPerToken(k) if blocks.n_features <= FEW * k:
+            return _padded([_firing_per_token(*block, k) for block in blocks], blocks.n)
         case TopKPerToken() | AbsTopKPerToken() | LargestPerGroup():
             return per_token(blocks, selection)
         case TopKPerBatch(k):
             return _top_per_batch(blocks, max(1, min(round(k * blocks.n), blocks.n * blocks.n_features)))
         case AboveThreshold(threshold):
-            found = [above(*block, threshold) for block in blocks]
-            token, feature, value = (torch.cat(parts) for parts in zip(*found, strict=True))
-            values, indices = pad(token, value, feature, n=blocks.n)
-            return values, indices
+            return _padded([above(*block, threshold) for block in blocks], blocks.n)
         case EachLayer():
             raise AssertionError("layers are encoded by encode_layers")
+
+
+def _padded(found: list[tuple[Tensor, Tensor, Tensor]], n: int) -> tuple[Tensor, Tensor]:
+    token, feature, value = (torch.cat(parts) for parts in zip(*found, strict=True))
+    values, indices = pad(token, value, feature, n=n)
+    return values, indices
+
+
+def _firing_per_token(rows: slice, pre: Tensor, score: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    # Of few features seldom more than k are positive: only tokens where more are have to choose.
+    token, feature, value = above(rows, pre, score, torch.zeros(score.shape[1]))
+    row = token - rows.start
+    crowded = torch.bincount(row, minlength=len(score)) > k
+    if not crowded.any():
+        return token, feature, value
+    kept = torch.zeros(score.shape, dtype=torch.bool)
+    kept[crowded] = kept[crowded].scatter_(1, largest_per_row(score[crowded], k), True)
+    keep = ~crowded[row] | kept[row, feature]
+    return token[keep], feature[keep], value[keep]
 
 
 def per_token(blocks: Blocks, selection: PerToken) -> tuple[Tensor, Tensor]:

@@ -235,6 +235,25 @@ class TestMultiTopK:
 
 
 class TestAuxK:
+    def test_of_more_dead_features_than_k_aux_the_largest_of_each_token_serve(self) -> None:
+        dictionary, x = autoencoder({"kind": "topk", "k": K}), activations()
+        weights = [dictionary.W_enc, dictionary.b_enc, dictionary.W_dec]
+        with torch.no_grad():
+            dictionary.b_enc.copy_(torch.linspace(-1, 0.5, F))
+        step = dataclasses.replace(dictionary(x), is_dead=torch.arange(F) % 3 > 0)
+        value = term("auxk", k_aux=10).value(step)
+
+        dead = step.dead[0]
+        pre = (x - dictionary.b_dec.detach()) @ dictionary.W_enc[:, dead] + dictionary.b_enc[dead]
+        n_positive = (pre > 0).sum(1)
+        assert n_positive.min() < 10 < n_positive.max()
+        acts = pre.relu() * (pre >= pre.topk(10).values[:, -1:])
+        error = step.error.detach()
+        unexplained = (error - acts @ dictionary.W_dec[dead]).square().sum()
+        expected = unexplained / (error - error.mean(0)).square().sum()
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(torch.autograd.grad(value, weights), torch.autograd.grad(expected, weights))
+
     @pytest.mark.parametrize("kind", ["topk", "abs_topk"])
     def test_a_dead_feature_turns_to_what_is_left_out(self, kind: str) -> None:
         # Two directions in the data; the live feature has the first, the dead one starts across both.

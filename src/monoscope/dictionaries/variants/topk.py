@@ -117,16 +117,14 @@ class AuxK(Term):
             return zero
         width = step.recon.shape[-1]
         k_aux = min(n_dead, self.k_aux or 2 ** max(0, (width // 2).bit_length() - 1))
-        pre = step.preacts_of(dead)
-        if is_dead is not None:
-            pre = torch.where(is_dead, pre, 0.0)
-        if k_aux == n_dead:
-            acts = Acts(pre if step.dictionary.activation.is_signed else pre.relu(), len(dead))
-        elif step.dictionary.activation.is_signed:
-            acts = ops.top_per_token(pre, pre.detach().abs(), k_aux)
+        is_signed = step.dictionary.activation.is_signed
+        if is_dead is None and not is_signed and k_aux < n_dead:
+            acts = step.largest_of(dead, k_aux)
         else:
-            acts = ops.top_per_token(pre, pre.detach(), k_aux)
-            acts = dataclasses.replace(acts, values=acts.values.relu())
+            pre = step.preacts_of(dead) if is_signed else step.preacts_of(dead).relu()
+            if is_dead is not None:
+                pre = torch.where(is_dead, pre, 0.0)
+            acts = Acts(pre, len(dead)) if k_aux == n_dead else ops.top_per_token(pre, pre.detach().abs(), k_aux)
         error = step.error.detach()
         revived = step.decode_of(acts, dead)
         ratio = ops.over_tokens(squared_distance(revived, error)) / total_variance(error, step.n_tokens)
