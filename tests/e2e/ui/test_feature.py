@@ -236,13 +236,19 @@ class Held:
             route.continue_()
 
 
-def test_a_key_pressed_before_the_next_is_known_is_carried_out_once_it_is(visit: Callable[..., Any]) -> None:
+def unplaced(visit: Callable[..., Any], feature: int) -> tuple[Page, Held]:
+    """A feature's page that has asked who stands beside it, and what holds the answer back."""
     page = visit("/d/demo/f/10")
     expect(page.get_by_text("11 of ")).to_be_visible()
     held = Held(page, "**/features/place*")
     with page.expect_request("**/features/place*"):
-        page.goto(page.url.replace("/f/10", "/f/20"))
+        page.goto(page.url.replace("/f/10", f"/f/{feature}"))
     settle(page)
+    return page, held
+
+
+def test_a_key_pressed_before_the_next_is_known_is_carried_out_once_it_is(visit: Callable[..., Any]) -> None:
+    page, held = unplaced(visit, 20)
     for key in "kj":
         page.keyboard.press(key)
     page.wait_for_timeout(100)
@@ -252,13 +258,8 @@ def test_a_key_pressed_before_the_next_is_known_is_carried_out_once_it_is(visit:
 
 
 def test_a_key_that_waits_is_forgotten_where_the_page_goes_elsewhere(visit: Callable[..., Any]) -> None:
-    page = visit("/d/demo/f/10")
-    expect(page.get_by_text("11 of ")).to_be_visible()
-    held = Held(page, "**/features/place*")
-    with page.expect_request("**/features/place*"):
-        page.goto(page.url.replace("/f/10", "/f/40"))
-    settle(page)
-    page.keyboard.press("j")
+    page, held = unplaced(visit, 40)
+    page.keyboard.press("k")  # to 39, did it not wait
     page.keyboard.press("J")
     expect(page.get_by_role("heading", name="Feature 41", exact=True)).to_be_visible()
     held.let_go()
