@@ -78,8 +78,11 @@ def stop(served: Served) -> None:
     served.process.communicate(timeout=20)
 
 
-def make(out: Path, site: str, n_features: int, seed: int = 0) -> Path:
-    """A run as ``monoscope demo`` leaves it, small: a dictionary of the bundled model, and its features."""
+def make(out: Path, site: str, n_features: int, seed: int = 0, *further: str) -> Path:
+    """A run as ``monoscope demo`` leaves it, small: a dictionary of the bundled model, and its features.
+
+    One of several sites is a crosscoder of them.
+    """
     from monoscope.demo import MODEL
     from monoscope.dictionaries import Recipe
     from monoscope.features import Analysis, analyze
@@ -90,16 +93,17 @@ def make(out: Path, site: str, n_features: int, seed: int = 0) -> Path:
     lm = LanguageModel.from_pretrained(MODEL)
     lm.name = "bundled"
     text = StandardLibrary(split="train").windows(lm, tokens=40_000)
-    recipe = Recipe.from_dict(
-        {"wiring": {"kind": "autoencoder", "n_features": n_features}, "function": {"kind": "topk", "k": 16}}
-    )
+    sites = [site, *further]
+    wiring = {"kind": "crosscoder" if further else "autoencoder", "n_features": n_features}
+    recipe = Recipe.from_dict({"wiring": wiring, "function": {"kind": "topk", "k": 16}})
     dictionary = train(
         recipe,
-        live(lm, text.shuffled(seed), [site]),
+        live(lm, text.shuffled(seed), sites),
+        reads=sites,
         training=Training(tokens=text.n_tokens, seed=seed),
         out=out / "dictionary",
     )
-    analyze(dictionary, live(lm, text, [site]), out / "features.mono", lm=lm, config=Analysis(tokens=20_000))
+    analyze(dictionary, live(lm, text, sites), out / "features.mono", lm=lm, config=Analysis(tokens=20_000))
     return out
 
 
@@ -113,6 +117,14 @@ def family(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The demo beside a dictionary of another layer and a smaller one of the same."""
     out = tmp_path_factory.mktemp("family")
     return [demo, make(out / "early", "1.resid_post", 192), make(out / "small", "2.resid_post", 256, seed=1)]
+
+
+@pytest.fixture(scope="session")
+def crosscoders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A crosscoder of two layers, twice: its features and their twins are partners."""
+    out = tmp_path_factory.mktemp("crosscoders")
+    made = make(out / "cross", "1.resid_post", 128, 0, "2.resid_post")
+    return [made, shutil.copytree(made, out / "twin")]
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ import pytest
 from playwright.sync_api import Page, expect
 from ui_pages import settle
 
+from monoscope.features import FeatureBundle
+
 LONG = 120_000  # milliseconds, on a busy machine
 
 
@@ -163,3 +165,21 @@ def test_python_of_a_pair_finds_the_same_partners(page: Page) -> None:
     exec(page.evaluate("navigator.clipboard.readText()"), made)
     row = page.get_by_role("table", name="Pairs of dictionaries").get_by_role("row").nth(1)
     expect(row.get_by_role("cell").first).to_have_text(f"{made['pairs'].pairs.shape[1]:,}")
+
+
+def test_what_features_of_a_crosscoder_write_at_each_site_stands_under_them(
+    visit: Callable[..., Any], start: Callable[..., Any], crosscoders: list[Path]
+) -> None:
+    page = visit("/compare?dicts=cross,twin", at=start(*crosscoders))
+    compare(page)
+    page.get_by_role("grid").get_by_role("row").nth(1).get_by_role("gridcell").nth(2).click()
+    beside = page.get_by_role("region", name="Side by side")
+    expect(beside.get_by_role("article")).to_have_count(2)
+    tables = beside.get_by_role("table")
+    expect(tables).to_have_count(2)
+    feature = int(beside.locator(".index").first.inner_text())
+    norms = FeatureBundle.open(crosscoders[0] / "features.mono").feature(feature).write_norms
+    assert len(norms) == 2
+    for row, site, norm in zip(tables.first.get_by_role("row").all()[1:], ("1", "2"), norms, strict=True):
+        expect(row.get_by_role("rowheader")).to_have_text(f"{site}.resid_post")
+        assert float(row.get_by_role("cell").first.inner_text()) == pytest.approx(norm, rel=0.01)
