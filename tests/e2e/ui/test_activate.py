@@ -97,6 +97,31 @@ def test_first_token_and_common_features_can_be_hidden_or_not(page: Page, acts: 
     assert len(features(page)) == 20
 
 
+def test_python_and_a_table_hold_the_features_shown(page: Page, acts: Any, tmp_path: Path) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shown = features(page)
+    page.get_by_role("button", name="Strongest features: more").click()
+    page.get_by_role("button", name="Copy as Python").click()
+    expect(page.get_by_text("Copied Python")).to_be_visible()
+    made: dict[str, Any] = {}
+    exec(page.evaluate("navigator.clipboard.readText()"), made)
+    assert made["features"][:10].tolist() == shown
+    assert made["acts"] == pytest.approx(acts, abs=1e-4)
+    page.get_by_role("button", name="Strongest features: more").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as JSON").click()
+    download.value.save_as(tmp_path / "features.json")
+    rows = json.loads((tmp_path / "features.json").read_text())
+    assert [row["feature"] for row in rows] == shown
+    page.locator(".strip .t").nth(3).click()
+    settle(page)
+    page.get_by_role("button", name="Layers and tokens: more").click()
+    page.get_by_role("button", name="Copy as Python").click()
+    page.wait_for_function("async () => (await navigator.clipboard.readText()).includes('acts[3]')")
+    exec(page.evaluate("navigator.clipboard.readText()"), made)
+    assert made["features"][: len(features(page))].tolist() == features(page)
+
+
 def test_all_layers_at_once(page: Page) -> None:
     page.get_by_role("button", name="All layers").click()
     settle(page)

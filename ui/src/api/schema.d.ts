@@ -1214,6 +1214,8 @@ export interface components {
         /**
          * ActivateResponse
          * @description Per token the features with the largest activations, by value; the same for the text as a whole.
+         *
+         *     model: its directory; dictionaries: by name, how ``monoscope.formats.load`` reads each
          */
         ActivateResponse: {
             /** Tokens */
@@ -1234,6 +1236,12 @@ export interface components {
              * @description dictionaries that were trained on a model with other weights
              */
             other_model: string[];
+            /** Model */
+            model: string;
+            /** Dictionaries */
+            dictionaries: {
+                [key: string]: components["schemas"]["Loaded"];
+            };
             /** Ms */
             ms: number;
         };

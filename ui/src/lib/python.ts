@@ -1,6 +1,6 @@
 // What a panel shows, as Python that shows the same from the bundle's files.
 
-import type { Card, Column, Comparison, Condition, Loaded, SteerStart } from '$/api/types';
+import type { ActivateResponse, Card, Column, Comparison, Condition, Loaded, SteerStart } from '$/api/types';
 import { describe } from './conditions';
 
 const text = (value: unknown): string => JSON.stringify(value);
@@ -56,10 +56,22 @@ function loaded({ path, layout, choices }: Loaded): string {
   return `load(${text(path)}${layout === null ? '' : `, ${text(layout)}`}${rules})`;
 }
 
+/** Dictionaries by name, and the model that they are of. */
+function ofModel(model: string, dictionaries: Record<string, Loaded>): string {
+  const each = Object.entries(dictionaries).map(([name, from]) => `${text(name)}: ${loaded(from)}`);
+  return `lm = LanguageModel.from_pretrained(${text(model)})\ndictionaries = {${each.join(', ')}}\n`;
+}
+
+/** The features that are strongest on a text, of each dictionary: at one place, or as a whole. */
+export function ofActivations({ tokens, hidden, model, dictionaries }: ActivateResponse, top: number, at: number | null): string {
+  const ids = tokens.map((token) => token.id).join(', ');
+  const ranked = at === null ? `acts[${hidden}:].abs().amax(0)` : `acts[${at}].abs()`;
+  return `import torch\n\nfrom monoscope.formats import load\nfrom monoscope.models import LanguageModel\n\n${ofModel(model, dictionaries)}tokens = torch.tensor([[${ids}]])\nfor name, dictionary in dictionaries.items():\n    read = lm.read(tokens, dictionary.reads)\n    x = [read[lm.resolve(site)] for site in dictionary.reads]\n    acts = dictionary.encode(torch.stack(x, -2) if len(x) > 1 else x[0]).dense()[0]  # [pos, F]\n    values, features = ${ranked}.sort(descending=True)\n    print(name, features[:${top}].tolist(), values[:${top}].tolist())\n`;
+}
+
 /** A steered text again, from its spec. */
 export function ofSteering(start: Pick<SteerStart, 'spec' | 'model' | 'dictionaries'>): string {
-  const dictionaries = Object.entries(start.dictionaries).map(([name, from]) => `${text(name)}: ${loaded(from)}`);
-  return `import tomllib\n\nfrom monoscope.formats import load\nfrom monoscope.interventions import Steering\nfrom monoscope.models import LanguageModel\n\nspec = ${text(start.spec)}\nsteering = Steering.from_dict(tomllib.loads(spec))  # of a saved file: Steering.load("steering.toml")\nlm = LanguageModel.from_pretrained(${text(start.model)})\ndictionaries = {${dictionaries.join(', ')}}\nprint(lm.tokenizer.decode(steering.replay(lm, dictionaries)[0]))\n`;
+  return `import tomllib\n\nfrom monoscope.formats import load\nfrom monoscope.interventions import Steering\nfrom monoscope.models import LanguageModel\n\nspec = ${text(start.spec)}\nsteering = Steering.from_dict(tomllib.loads(spec))  # of a saved file: Steering.load("steering.toml")\n${ofModel(start.model, start.dictionaries)}print(lm.tokenizer.decode(steering.replay(lm, dictionaries)[0]))\n`;
 }
 
 /** Functions under which opposite directions are one feature. */

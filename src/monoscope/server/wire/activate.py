@@ -37,6 +37,14 @@ class Prompt(Wire):
         return self
 
 
+class Loaded(Wire):
+    """Arguments of ``monoscope.formats.load``: another library's layout, and rules that its files leave open."""
+
+    path: str
+    layout: str | None
+    choices: dict[str, str]
+
+
 class ActivateRequest(Prompt):
     """Which features of some dictionaries fire on a text."""
 
@@ -95,7 +103,10 @@ class HeatRow(Wire):
 
 
 class ActivateResponse(Wire):
-    """Per token the features with the largest activations, by value; the same for the text as a whole."""
+    """Per token the features with the largest activations, by value; the same for the text as a whole.
+
+    model: its directory; dictionaries: by name, how ``monoscope.formats.load`` reads each
+    """
 
     tokens: list[TokenOut]
     hidden: int = Field(description="tokens at the start that are left out of rankings")
@@ -103,6 +114,8 @@ class ActivateResponse(Wire):
     whole: list[WholeHit]
     heat: list[HeatRow]
     other_model: list[Slug] = Field(description="dictionaries that were trained on a model with other weights")
+    model: str
+    dictionaries: dict[str, Loaded]
     ms: float
 
 

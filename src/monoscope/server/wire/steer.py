@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from monoscope.server.wire.activate import Prompt, TokenOut
+from monoscope.server.wire.activate import Loaded, Prompt, TokenOut
 from monoscope.server.wire.base import Dict, FeatureIndex, Problem, Slug, Wire
 
 Places = Literal["all"] | Annotated[list[int], Field(max_length=1000)]
@@ -62,14 +62,6 @@ class SteerRequest(Prompt):
     top_k: int | None = Field(default=None, ge=1, le=1000)
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="null: one is drawn, and reported")
     guard: bool = Field(default=True, description="measure what the edits do to ordinary text of the bundle")
-
-
-class Loaded(Wire):
-    """Arguments of ``monoscope.formats.load``: another library's layout, and rules that its files leave open."""
-
-    path: str
-    layout: str | None
-    choices: dict[str, str]
 
 
 class SteerStart(Wire):

@@ -71,6 +71,8 @@ def activate(context: Context, body: dict[str, Any]) -> Result:
         "whole": _whole(each, asked.top),
         "heat": [_heat(item) for item in each],
         "other_model": [target.name for target in asked.targets if model.is_other(target)],
+        "model": asked.targets[0].model,
+        "dictionaries": {target.name: target.loaded() for target in asked.targets},
         "ms": _ms(began),
     }, {}
 

@@ -51,7 +51,7 @@ class Target(BaseModel):
     skip_first: int = 1
 
     def loaded(self) -> dict[str, Any]:
-        """See ``wire.steer.Loaded``."""
+        """See ``wire.activate.Loaded``."""
         return {"path": self.path, "layout": self.layout, "choices": self.chosen}
 
 
