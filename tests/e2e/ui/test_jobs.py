@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from playwright.sync_api import Page, expect
 from ui_pages import settle
@@ -71,3 +73,42 @@ def test_jobs_are_chosen_by_their_state(page: Page, library: Any) -> None:
     expect(page.get_by_role("main")).to_contain_text("No job is in this state")
     page.get_by_role("button", name="All jobs").click()
     expect(first).to_be_visible()
+
+
+def test_the_log_of_a_job_grows_while_it_runs_and_is_saved(page: Page, library: Any, tmp_path: Path) -> None:
+    queued(library, "jobs", kind="evaluate", dict="small", tokens=10_000_000)
+    line = page.get_by_role("listitem").filter(has_text="Evaluate small").first
+    line.get_by_role("button", name="Log").click()
+    log = line.get_by_role("log")
+    expect(log).to_contain_text("begins", timeout=LONG)
+    expect(line).to_contain_text("goes on")
+    before = log.get_by_role("listitem").count()
+    line.get_by_role("button", name="Cancel").click()
+    expect(log).to_contain_text("asked to stop", timeout=LONG)
+    expect(log.get_by_role("listitem").last).to_contain_text("called off", timeout=LONG)
+    assert log.get_by_role("listitem").count() > before
+    expect(line).not_to_contain_text("goes on")
+    page.reload()
+    settle(page)
+    with page.expect_download() as download:
+        line.get_by_role("button", name="Save").click()
+    download.value.save_as(tmp_path / "job.log")
+    saved = (tmp_path / "job.log").read_text().splitlines()
+    assert saved[0].endswith("state waits")
+    assert saved[-1].endswith("state called off")
+    line.get_by_role("button", name="Log").click()
+    expect(log).to_have_count(0)
+
+
+def test_the_log_of_a_failed_job_says_why(page: Page, library: Any) -> None:
+    job = queued(library, "jobs", kind="evaluate", dict="early", tokens=10_000_000)
+    line = page.get_by_role("listitem").filter(has_text="Evaluate early").first
+    expect(line.get_by_role("status")).to_contain_text("left", timeout=LONG)
+    for process in psutil.Process(library.process.pid).children():
+        if "monoscope.server.worker" in " ".join(process.cmdline()):
+            process.kill()
+    expect(line).to_contain_text("Failed", timeout=LONG)
+    page.goto(f"{library.address}/jobs?log={job}")
+    settle(page)
+    last = line.get_by_role("log").get_by_role("listitem").last
+    expect(last).to_contain_text("failed: the worker stopped (signal 9")

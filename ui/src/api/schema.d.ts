@@ -511,7 +511,7 @@ export interface paths {
         };
         /**
          * Job Events
-         * @description Events of a job past ``Last-Event-ID``: state, progress; and at its end ``end``, with the job.
+         * @description Events of a job past ``Last-Event-ID``: state, progress, lines of its log; and ``end``, with the job.
          */
         get: operations["job_events_api_v1_jobs__job__events_get"];
         put?: never;
@@ -2341,7 +2341,7 @@ export interface components {
          * JobEvent
          * @description One event of a job. ``seq``, its id in the stream, counts from 1, and is where a broken connection goes on.
          *
-         *     kind: state, with the state and perhaps an error; progress; or a line of a log by its level
+         *     kind: state, with the state and perhaps an error; progress; or a line of the log by its level, with its text
          */
         JobEvent: {
             /** Seq */
@@ -4406,6 +4406,8 @@ export interface operations {
         parameters: {
             query?: {
                 after?: number;
+                /** @description Whether progress is among them. */
+                progress?: boolean;
             };
             header?: {
                 "last-event-id"?: string | null;

@@ -164,9 +164,11 @@ class JobQueue:
                     recovered.append(self._job(session, id))
         return recovered
 
-    def events(self, id: str, *, after: int = 0, limit: int = 1000) -> list[JobEvent]:
-        """Events of a job past the sequence number ``after``, in order; at most 1,000."""
+    def events(self, id: str, *, after: int = 0, limit: int = 1000, progress: bool = True) -> list[JobEvent]:
+        """Events of a job past the sequence number ``after``, in order, with or without progress; at most 1,000."""
         statement = select(JobEventRow).where(JobEventRow.job_id == id, JobEventRow.seq > after)
+        if not progress:
+            statement = statement.where(JobEventRow.level != "progress")
         statement = statement.order_by(JobEventRow.seq).limit(max(1, min(limit, 1000)))
         with self.database.reading() as session:
             return [JobEvent.model_validate(row) for row in session.scalars(statement)]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from monoscope.features.workspace.job_records import Job
     from monoscope.features.workspace.jobs import JobQueue
 
+MOST_LINES, MOST_CHARACTERS = 500, 2_000  # of a job's log, and of one line
 LOOK, BEAT, LOGGED, RECOVER = 2.0, 5.0, 1.0, 15.0  # seconds between looks, heartbeats, logged progress, recoveries
 log = logging.getLogger("monoscope.jobs")
 
@@ -107,6 +108,7 @@ class Runner:
         beat = logged = 0.0
         following: asyncio.Future[Message] | None = None
         progress: dict[str, Any] | None = None
+        n_lines = 0
         try:
             following = asyncio.ensure_future(anext(stream))
             while True:
@@ -120,6 +122,8 @@ class Runner:
                         return message
                     if message.name == "progress":
                         progress = message.body
+                    elif message.name == "log" and (n_lines := n_lines + 1) <= MOST_LINES + 1:
+                        await asyncio.to_thread(queue.log, job, *_line(message.body, is_last=n_lines > MOST_LINES))
                     following = asyncio.ensure_future(anext(stream))
                 now = time.monotonic()
                 if progress is not None and now - logged >= LOGGED:
@@ -139,6 +143,14 @@ class Runner:
 
     def _waking(self) -> asyncio.Future[Any]:
         return asyncio.ensure_future(self._awake.wait())
+
+
+def _line(body: dict[str, Any], *, is_last: bool) -> tuple[str, dict[str, Any]]:
+    if is_last:
+        return "warning", {"text": f"more than {MOST_LINES} lines; further ones are left out"}
+    text = str(body.get("text", ""))
+    level = body["level"] if body.get("level") in ("info", "warning", "error") else "info"
+    return level, {"text": text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"}
 
 
 async def _finish(queue: JobQueue, job: Job, state: str, **facts: Any) -> None:

@@ -54,10 +54,12 @@ class Jobs:
             analyze_body(self.live, asked)
         return wire(self.queue.enqueue(JobDraft(kind=kind, config=asked.model_dump())))
 
-    async def events(self, id: str, after: int, stopping: threading.Event) -> AsyncGenerator[Event]:
-        """Events of a job past a sequence number, until it has ended."""
+    async def events(
+        self, id: str, after: int, stopping: threading.Event, *, progress: bool = True
+    ) -> AsyncGenerator[Event]:
+        """Events of a job past a sequence number, until it has ended; with its progress, or its log alone."""
         while not stopping.is_set():
-            row, found = await asyncio.to_thread(self._look, id, after)
+            row, found = await asyncio.to_thread(self._look, id, after, progress)
             for event in found:
                 after = event.seq
                 body = JobEvent(seq=event.seq, time=_time(event.time) or "", kind=event.level, body=event.body)
@@ -68,9 +70,9 @@ class Jobs:
             if len(found) < MOST_EVENTS:
                 await asyncio.sleep(EVERY)
 
-    def _look(self, id: str, after: int) -> tuple[Row, list[RowEvent]]:
+    def _look(self, id: str, after: int, progress: bool) -> tuple[Row, list[RowEvent]]:
         row = self.queue.get(id)  # first: events of its end are then read after it
-        return row, self.queue.events(id, after=after, limit=MOST_EVENTS)
+        return row, self.queue.events(id, after=after, limit=MOST_EVENTS, progress=progress)
 
 
 def wire(row: Row) -> Job:

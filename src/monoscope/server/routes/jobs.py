@@ -66,11 +66,12 @@ async def job_events(
     state: StateDep,
     job: JobId,
     after: Annotated[int, Query(ge=0, lt=2**53)] = 0,
+    progress: Annotated[bool, Query(description="Whether progress is among them.")] = True,
     last_event_id: LastEventId = None,
 ) -> EventStream:
-    """Events of a job past ``Last-Event-ID``: state, progress; and at its end ``end``, with the job."""
+    """Events of a job past ``Last-Event-ID``: state, progress, lines of its log; and ``end``, with the job."""
     await asyncio.to_thread(lambda: state.jobs.queue.get(job))
-    events = state.jobs.events(job, last_seen(last_event_id) or after, state.stopping)
+    events = state.jobs.events(job, last_seen(last_event_id) or after, state.stopping, progress=progress)
     return EventStream(events, state.stopping)
 
 

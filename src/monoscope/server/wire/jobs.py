@@ -73,7 +73,7 @@ class JobList(Wire):
 class JobEvent(Wire):
     """One event of a job. ``seq``, its id in the stream, counts from 1, and is where a broken connection goes on.
 
-    kind: state, with the state and perhaps an error; progress; or a line of a log by its level
+    kind: state, with the state and perhaps an error; progress; or a line of the log by its level, with its text
     """
 
     seq: int

@@ -47,6 +47,7 @@ class Message:
 @dataclass(slots=True)
 class _Pending:
     task: str
+    in_background: bool
     messages: asyncio.Queue[Message | WorkerError] = field(default_factory=asyncio.Queue)
     is_under_way: bool = False
 
@@ -118,7 +119,7 @@ class Worker:
         """
         if len(self._pending) >= MOST_WAITING:
             raise TooBusy(f"{len(self._pending)} tasks wait already; try again in a moment")
-        ident, pending = next(self._ids), _Pending(task)
+        ident, pending = next(self._ids), _Pending(task, background)
         until = None if seconds is None else time.monotonic() + seconds
         self._pending[ident] = pending
         self._announce()
@@ -186,6 +187,7 @@ class Worker:
         wait = 0.0 if not self._failures else min(BACK_OFF * 2 ** (self._failures - 1), LONGEST_BACK_OFF)
         await asyncio.sleep(wait)
         self.state.set(phase="loading")
+        self._last_lines.clear()
         ours, theirs = socket.socketpair()
         settings = json.dumps({"memory": self.memory, "device": self.device})
         command = [sys.executable, "-m", "monoscope.server.worker", str(theirs.fileno()), settings]
@@ -273,6 +275,9 @@ class Worker:
             while_ = (
                 f" while this ran: {pending.task}" if pending.is_under_way else f" before this began: {pending.task}"
             )
+            if pending.in_background and pending.is_under_way and self._last_lines:
+                said = {"level": "error", "text": "\n".join(self._last_lines)}
+                pending.messages.put_nowait(Message("event", "log", said, {}))
             pending.messages.put_nowait(Stopped(f"the worker stopped ({how}){while_}; it is being restarted"))
         lived = time.monotonic() - self._born
         self._failures = 1 if lived > CALM else self._failures + 1

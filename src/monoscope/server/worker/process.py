@@ -21,6 +21,7 @@ from monoscope.core.errors import UserError
 from monoscope.core.progress import reporting
 from monoscope.server.worker.inbox import Called, Inbox, Task
 from monoscope.server.worker.protocol import Told
+from monoscope.server.worker.said import Said
 from monoscope.server.worker.shelf import Shelf
 
 EVERY = 0.25  # seconds between two reports of a task's progress
@@ -44,6 +45,10 @@ class Context:
         """Send an event."""
         plain = body.model_dump() if isinstance(body, BaseModel) else dict(body)
         self._loop.inbox.tell(Told(kind="event", id=self._task.ask.id, name=name, body=plain), arrays)
+
+    def say(self, level: str, text: str) -> None:
+        """Send a line of the task's log."""
+        self.tell("log", {"level": level, "text": text})
 
     def let_pass(self) -> None:
         """Check; and of a task in the background, do first what somebody waits for."""
@@ -76,14 +81,19 @@ class Bar:
     def finish(self) -> None:
         """End."""
         self._tell()
+        seconds = self._told - self._started
+        log.info("%s: %s %s in %.1f s, %.3g/s", self._title, f"{self._done:,}", self._unit, seconds, self._rate())
 
     def _tell(self) -> None:
         self._told = time.monotonic()
-        rate = self._done / max(self._told - self._started, 1e-9)
+        rate = self._rate()
         left = None if self._total is None or not self._done else max(0.0, (self._total - self._done) / rate)
         facts = {name: value for name, value in self._facts.items() if isinstance(value, (int, float, str))}
         body = {"task": self._title, "done": self._done, "total": self._total, "unit": self._unit}
         self._context.tell("progress", body | {"rate": rate, "seconds_left": left, "facts": facts})
+
+    def _rate(self) -> float:
+        return self._done / max(self._told - self._started, 1e-9)
 
 
 Result = tuple[BaseModel | Mapping[str, Any], Mapping[str, np.ndarray]]
@@ -95,6 +105,7 @@ class Loop:
 
     def __init__(self, inbox: Inbox, shelf: Shelf, jobs: Mapping[str, Job]) -> None:
         self.inbox, self.shelf, self.jobs = inbox, shelf, jobs
+        self.said = Said()
 
     def forever(self) -> None:
         """Serve."""
@@ -114,7 +125,8 @@ class Loop:
             context.check()
             self.inbox.tell(Told(kind="started", id=ident, name=task.ask.task))
             self.announce(task)
-            with torch.no_grad(), reporting(context):
+            heard = self.said.to(context.say if task.ask.background else None)
+            with torch.no_grad(), reporting(context), heard:
                 body, arrays = self.jobs[task.ask.task](context, task.ask.body)
             plain = body.model_dump() if isinstance(body, BaseModel) else dict(body)
             self.inbox.tell(Told(kind="done", id=ident, body=plain), arrays)
@@ -141,9 +153,13 @@ def serve(connection: socket.socket, *, memory: float, device: str) -> None:
     from monoscope.server.worker.tasks import TASKS
 
     logging.basicConfig(format="%(message)s")
+    logging.captureWarnings(True)
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)
+    logging.getLogger("monoscope").setLevel(logging.INFO)
     inbox = Inbox(connection)
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     loop = Loop(inbox, Shelf(memory, chosen), TASKS)
+    logging.getLogger().addHandler(loop.said)
     inbox.start()
     loop.announce(None)
     loop.forever()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from monoscope.server.worker.readings import Readings
 
 MOST_BUNDLES = 64
 MOST_HASHED = 2**31  # bytes of weights that are hashed to tell whether a model is the one it should be
+log = logging.getLogger("monoscope.worker")
 
 
 class Target(BaseModel):
@@ -171,8 +174,10 @@ class Shelf:
     def _get(self, kind: str, name: str, load: Callable[[], Any]) -> Any:
         key = (kind, name)
         if key not in self._held:
-            value = load()
-            self._held[key] = value, _bytes(value.lm.hf if isinstance(value, Model) else value)
+            began, value = time.monotonic(), load()
+            self._held[key] = value, (size := _bytes(value.lm.hf if isinstance(value, Model) else value))
+            took = time.monotonic() - began
+            log.info("%s %s on %s: %.1f MB, loaded in %.1f s", kind, Path(name).name, self.device, size / 1e6, took)
             self._make_room()
         self._held.move_to_end(key)
         return self._held[key][0]

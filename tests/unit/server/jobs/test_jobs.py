@@ -177,6 +177,17 @@ def test_a_job_whose_worker_is_killed_has_failed(client):
     assert client.post("/activate", json={"dicts": ["topk"], "text": "x"}).status_code == 200
 
 
+def test_a_job_keeps_what_the_worker_said(client):
+    job = started(client, "/jobs", {"kind": "evaluate", "dict": "jump", "tokens": 2_000})
+    until(client, job["id"], "done")
+    with client.stream("GET", f"/jobs/{job['id']}/events", params={"progress": False}) as response:
+        said = [(name, data) for name, data, _ in events(response)]
+    assert [name for name, _ in said[:2] + said[-2:]] == ["state", "state", "state", "end"]
+    lines = [data["body"]["text"] for name, data in said if name == "info"]
+    assert any("tokens in" in line and line.endswith("/s") for line in lines), lines
+    assert not [name for name, _ in said if name == "progress"]
+
+
 def test_a_new_bundle_is_in_the_library(client, path):
     job = started(
         client, "/jobs", {"kind": "analyze", "path": str(path / "topk" / "dictionary"), "name": "again", "tokens": 2000}
