@@ -23,7 +23,7 @@ demo: $(INSTALLED) ui
 	@$(BIN)/monoscope demo --out runs/demo --force
 
 test: $(INSTALLED) ui
-	@$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff format --check --quiet .
@@ -42,7 +42,7 @@ types: $(INSTALLED)
 
 # Checks of types and shapes on every call are left to `make test`: they take longer than the tests.
 check: lint ui
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow" --jaxtyping-packages=
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" --jaxtyping-packages=
 
 interop: $(INSTALLED)
 	@$(BIN)/python tests/interop/environments.py interop

@@ -9,9 +9,11 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too
 
 import numpy as np
 import pytest
+import shape_checks  # noqa: F401 (before what it checks)
 import torch
 from databases import postgres, workspace, workspace_url  # noqa: F401
 from hypothesis import settings
