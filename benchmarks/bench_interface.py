@@ -587,7 +587,7 @@ def _large(where: Path) -> Path:
 
 
 def _demo(where: Path) -> Path:
-    from monoscope.demo import run
+    from monoscope.demo.run import run
 
     run(where / "demo", scale=0.1)
     return where / "demo"

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _demo(path: Path) -> Path:
-    from monoscope.demo import run
+    from monoscope.demo.run import run
 
     run(path)
     return path

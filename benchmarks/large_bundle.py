@@ -24,7 +24,7 @@ from torch import Tensor
 from monoscope.core.acts import Acts
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.site import Site
-from monoscope.demo.run import MODEL
+from monoscope.demo import MODEL
 from monoscope.dictionaries import Autoencoder
 from monoscope.dictionaries.variants import TopK
 from monoscope.features import FeatureBundle, analyze

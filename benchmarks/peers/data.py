@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import ROOT, sources
 
-from monoscope.demo.run import MODEL
+from monoscope.demo import MODEL
 from monoscope.dictionaries import Dictionary, load
 from monoscope.harvest import StandardLibrary, from_array, live
 from monoscope.harvest.text.standard_library import Split

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from monoscope import demo
+from monoscope.demo.run import run
 from monoscope.dictionaries import load
 from monoscope.features import FeatureBundle
 
 
 @pytest.mark.slow
 def test_the_demo_trains_measures_and_shows(tmp_path: Path) -> None:
-    result = demo.run(tmp_path / "demo", scale=0.04)
+    result = run(tmp_path / "demo", scale=0.04)
     assert 0 < result["FVU"] < 0.8
     assert 0 < result["L0"] <= 32
     assert 0.3 < result["CE recovered"] <= 1

@@ -17,6 +17,6 @@ def demo(
 ) -> None:
     """Train, measure and show a dictionary of the bundled model: no download, no GPU, a few minutes."""
     with session(as_json=as_json):
-        from monoscope.demo import run
+        from monoscope.demo.run import run
 
         show(run(out, force=force), as_json=as_json)

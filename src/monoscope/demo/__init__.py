@@ -1,7 +1,10 @@
-"""What runs with no download: the bundled model, and the main job done on it."""
+"""What runs with no download: the bundled model, and the main job done on it (``demo.run``, heavy to import)."""
 
 from __future__ import annotations
 
-from monoscope.demo.run import MODEL, run
+from importlib.resources import files
+from pathlib import Path
 
-__all__ = ["MODEL", "run"]
+MODEL = Path(str(files("monoscope") / "demo" / "model"))
+
+__all__ = ["MODEL"]

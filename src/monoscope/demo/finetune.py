@@ -21,8 +21,8 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
 from monoscope.core.io import write_json
+from monoscope.demo import MODEL
 from monoscope.demo.pretrain import Pretraining, Windows, bos_id, descend, evaluate, token_stream
-from monoscope.demo.run import MODEL
 from monoscope.harvest.text.standard_library import standard_library_texts
 
 HELD_OUT_EVERY = 7

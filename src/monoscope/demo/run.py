@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from monoscope.core.io import refuse_existing
 from monoscope.core.progress import progress
+from monoscope.demo import MODEL
 from monoscope.dictionaries import Recipe
 from monoscope.evals import evaluate
 from monoscope.features import Analysis, analyze
@@ -19,7 +19,6 @@ from monoscope.models import LanguageModel
 from monoscope.training import Training, train
 from monoscope.training.log import METRICS, read_log
 
-MODEL = Path(str(files("monoscope") / "demo" / "model"))
 SITE = "2.resid_post"
 EXPANSION, K = 16, 32
 TRAIN_TOKENS, HELD_OUT_TOKENS, ANALYZE_TOKENS = 1_200_000, 50_000, 400_000

@@ -266,7 +266,7 @@ def test_demo_shows_what_the_demo_returns(call: Call, monkeypatch: pytest.Monkey
     def run(out: Path, *, force: bool) -> dict[str, object]:
         return {"FVU": 0.25, "page": out / "index.html", "force": force}
 
-    monkeypatch.setattr("monoscope.demo.run", run)
+    monkeypatch.setattr("monoscope.demo.run.run", run)
     assert call("demo", "--json").result == {"FVU": 0.25, "page": "runs/demo/index.html", "force": False}
     assert call("demo", "--out", "x", "--force").out.splitlines() == [
         "FVU    0.25",
