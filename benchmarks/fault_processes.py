@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import transformers.conversion_mapping
+import transformers.models.llama.modeling_llama
+import transformers.models.llama.tokenization_llama  # noqa: F401
 
 import monoscope.cli.configs  # what verbs import when they run is loaded once, here
 import monoscope.features

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ class Attempt:
         return {"kills": self.kills, "exact": exact, "why": why, "broken": self.broken, "lost": self.lost}
 
 
+@cache
 def undisturbed(verb: Verb, work: Path) -> tuple[dict[str, str], float, int]:
     """What a run yields to which nothing happens; its seconds; how many calls in it change which files there are."""
     attempt, counted = Attempt(verb, work, "whole"), work / "calls.txt"

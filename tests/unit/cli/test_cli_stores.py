@@ -78,11 +78,13 @@ def test_a_killed_run_goes_on_from_what_was_sent(
     call: Call, train_config: Path, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On another machine, as it were: the first one's files are gone with it."""
-    longer = ("--set", "training.tokens=100000")
+    longer = ("--set", "training.tokens=20000")
     assert call("train", train_config, "--out", tmp_path / "whole", *longer).code == 0
     script = (
         "import monoscope.core.stores.mirror as mirror, monoscope.core.stores.claims as claims; mirror.EVERY = 0.1; "
-        "claims.BEAT = 0.1; from monoscope.cli.app import main; main()"
+        "claims.BEAT = 0.1; import time; from monoscope.training.descent import Descent; advance = Descent.advance; "
+        "Descent.advance = lambda *given: (time.sleep(0.1), advance(*given))[1]; "  # not done before it is killed
+        "from monoscope.cli.app import main; main()"
     )
     slow = ("--out", f"{place}/run", *longer, "--set", "training.checkpoint_every=0")  # after every step
     command = [sys.executable, "-c", script, "train", train_config, *slow]

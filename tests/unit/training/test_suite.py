@@ -20,7 +20,13 @@ from monoscope.training import RunConfig, Training
 from monoscope.training.memory import Need, Pass, need_of
 from monoscope.training.suite import SUITE, Suite, plan_of, train_suite
 
-RECIPE = Recipe.from_dict({"wiring": {"kind": "autoencoder", "n_features": 1}, "function": {"kind": "topk", "k": 3}})
+RECIPE = Recipe.from_dict(
+    {
+        "wiring": {"kind": "autoencoder", "n_features": 1},
+        "function": {"kind": "topk", "k": 3},
+        "initialize": {"encoder_scale": 1.0},  # a search would take longer than all the rest
+    }
+)
 TRAINING = Training(tokens=300, batch_tokens=100, shuffle_tokens=300, checkpoint_every=0)
 GB = 1e9
 

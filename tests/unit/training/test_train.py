@@ -18,7 +18,7 @@ from small_training import FAST, RECIPE, D, activations, assert_same
 
 from monoscope.core.errors import ConfigError, DataError, MismatchError, OutputError
 from monoscope.core.io import owned
-from monoscope.dictionaries import load
+from monoscope.dictionaries import Dictionary, load
 from monoscope.training import Training, train
 from monoscope.training.checkpoint import checkpoints, load_checkpoint
 from monoscope.training.log import METRICS, read_log
@@ -158,22 +158,25 @@ def test_nothing_to_resume_says_so(tmp_path: Path) -> None:
         train(RECIPE, activations(), out=tmp_path / "run", resume=True, **FAST)
 
 
+LONGER = FAST | {"tokens": FAST["tokens"] * 6, "checkpoint_every": 0.05}
 SCRIPT = """
-import sys, torch
+import sys, time, torch
 from monoscope.training import train
+from monoscope.training.descent import Descent
+advance = Descent.advance
+Descent.advance = lambda *given: (time.sleep(0.01), advance(*given))[1]  # so that it is not done before it is killed
 sys.path.insert(0, {tests!r})
-from small_training import RECIPE, FAST, activations
+from small_training import RECIPE, activations
 torch.set_num_threads(1)
-settings = FAST | dict(tokens=FAST["tokens"] * 40, checkpoint_every=0.05)
 try:
-    train(RECIPE, activations(), out={out!r}, resume={resume}, **settings)
+    train(RECIPE, activations(), out={out!r}, **{settings!r})
 except KeyboardInterrupt:
     sys.exit(130)
 """
 
 
-def _start(out: Path, *, resume: bool) -> subprocess.Popen[bytes]:
-    code = SCRIPT.format(tests=str(Path(__file__).parents[2]), out=str(out), resume=resume)
+def _start(out: Path) -> subprocess.Popen[bytes]:
+    code = SCRIPT.format(tests=str(Path(__file__).parents[2]), out=str(out), settings=LONGER)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
 
@@ -183,7 +186,7 @@ def _wait_for(out: Path, process: subprocess.Popen[bytes], at_least_step: int) -
     while time.monotonic() < deadline and process.poll() is None:
         if any(_step(path) >= at_least_step for path in checkpoints(out)):
             return
-        time.sleep(0.02)
+        time.sleep(0.002)
     raise AssertionError(f"no checkpoint in time: {process.stderr.read() if process.poll() is not None else ''}")
 
 
@@ -191,19 +194,23 @@ def _step(path: Path) -> int:
     return int(path.name.split(".")[0].removeprefix("checkpoint-"))
 
 
+@pytest.fixture(scope="module")
+def whole() -> Dictionary:
+    """What a process trains that nobody stops."""
+    return train(RECIPE, activations(), **LONGER)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=["KILL", "TERM", "INT"])
-def test_a_killed_process_resumes_to_the_same_bits(number: int, tmp_path: Path) -> None:
-    settings = FAST | {"tokens": FAST["tokens"] * 40, "checkpoint_every": 0.05}
-    whole = train(RECIPE, activations(), **settings)
+def test_a_killed_process_resumes_to_the_same_bits(whole: Dictionary, number: int, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with _start(out, resume=False) as process:
+    with _start(out) as process:
         _wait_for(out, process, 20)
         process.send_signal(number)
         code = process.wait(60)
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     assert load_checkpoint(out)["step"] < whole.provenance["training"]["tokens"] // 128
-    assert_same(whole, train(RECIPE, activations(), out=out, resume=True, **settings))
+    assert_same(whole, train(RECIPE, activations(), out=out, resume=True, **LONGER))
 
 
 def test_activations_that_are_not_finite_are_named() -> None:
