@@ -1,6 +1,6 @@
 """A short training in every process that torchrun started, or in one alone; stopped, or failing, where that is asked.
 
-python mesh_run.py OUT FEATURES LANES [--stop BATCH] [--fail BATCH] [--resume]
+python mesh_run.py OUT FEATURES LANES [--stop BATCH] [--fail BATCH] [--lose FILE] [--resume]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -18,6 +19,7 @@ from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError
 from monoscope.core.progress import silent
 from monoscope.core.site import Site
+from monoscope.core.stores.remote import Remote
 from monoscope.harvest.array import ArraySource
 from monoscope.training import Parallel, train
 
@@ -53,9 +55,24 @@ class Troubled(ArraySource):
         return own
 
 
-def main(out: str, features: int, lanes: int, *, stop: int, fail: int, resume: bool) -> None:
-    """Train, or go on."""
+def lose(at: int) -> None:
+    """Kill a process other than the first when it is about to put a file, counting from 1, into a store."""
+    put, files = Remote.put, []
+
+    def put_or_die(place: Remote, file: Path) -> None:
+        files.append(file)
+        if len(files) == at and os.environ.get("RANK", "0") != "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+        put(place, file)
+
+    Remote.put = put_or_die  # type: ignore[method-assign]
+
+
+def main(out: str, features: int, lanes: int, *, stop: int, fail: int, lost: int, resume: bool) -> None:
+    """Train, or go on; where a process is to be lost, with a checkpoint after every step."""
     torch.set_num_threads(1)
+    if lost:
+        lose(lost)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(768, 32, generator=generator) @ torch.randn(32, 16, generator=generator)
     source = Troubled(x, Site.parse("x:out"), 0, 64, torch.float32, False)
@@ -68,11 +85,13 @@ def main(out: str, features: int, lanes: int, *, stop: int, fail: int, resume: b
             resume=resume,
             parallel=Parallel(features=features, lanes=lanes),
             optimizer=OPTIMIZER,
+            **({"checkpoint_every": 0} if lost else {}),
             **TRAINING,
         )
 
 
 if __name__ == "__main__":
     given = dict(zip(sys.argv, sys.argv[1:], strict=False))
-    numbers = {name: int(given.get(f"--{name}", 0)) for name in ("stop", "fail")}
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), **numbers, resume="--resume" in sys.argv)
+    numbers = {name: int(given.get(f"--{name}", 0)) for name in ("stop", "fail", "lose")}
+    lost = numbers.pop("lose")
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), **numbers, lost=lost, resume="--resume" in sys.argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from monoscope.cli.session import ConfigFile, Force, Json, Out, Overrides, Resume, session, show
@@ -26,10 +27,10 @@ def train(
         from monoscope.cli import memory
         from monoscope.cli.configs import TrainConfig
         from monoscope.core.errors import ConfigError
-        from monoscope.core.io import LOCK, refuse_existing
+        from monoscope.core.io import refuse_existing
         from monoscope.core.ranks import is_restarted, rank_and_ranks
 
-        resume = resume or (is_restarted() and (out / LOCK).exists())
+        resume = resume or (is_restarted() and _was_begun(out))
         settings = TrainConfig.load(config, overrides or ())
         rank, ranks = rank_and_ranks()
         if settings.suite is not None:
@@ -59,6 +60,13 @@ def train(
         )
         if rank == 0:
             show({"dictionaries": {str(out / name): summary(out / name) for name in runs}}, as_json=as_json)
+
+
+def _was_begun(out: Location) -> bool:
+    from monoscope.core.io import LOCK
+    from monoscope.core.stores.remote import CLAIM
+
+    return (out / LOCK).exists() if isinstance(out, Path) else bool(out.sizes().keys() - {CLAIM})
 
 
 def summary(directory: Location) -> dict[str, Any]:

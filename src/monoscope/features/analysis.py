@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from monoscope.core.errors import ConfigError, MismatchError
+from monoscope.core.errors import MismatchError
 from monoscope.core.io import fingerprint, refuse_existing
 from monoscope.core.progress import progress
 from monoscope.core.stores.claims import claimed
-from monoscope.core.stores.mirror import nearby
 from monoscope.core.stores.remote import Location, Remote, location, send
 from monoscope.dictionaries import Dictionary
 from monoscope.features.bundle import FeatureBundle
@@ -65,17 +64,16 @@ def analyze(
     """
     out = location(out)
     refuse_existing(out, force=force)
-    if isinstance(out, Remote) and ranks > 1:
-        raise ConfigError(f"{out}: several processes write to a directory they share; send it on afterwards")
     with (
-        _places(out) as (bundle, partial),
-        _survey(dictionary, source, partial, 0, ranks, config, force=force) as (survey, parts),
+        _place(out) as bundle,
+        _survey(dictionary, source, beside(out), 0, ranks, config, force=force) as (survey, parts),
     ):
         if ranks > 1:
             parts.wait()
             for number in range(1, ranks):
                 other = Survey(survey.dictionary, config)
-                other.load(parts.path(number))
+                with parts.read(number) as path:
+                    other.load(path)
                 survey.absorb(other)
         check_read(survey)
         with progress("describe features", None, "steps"):
@@ -94,14 +92,14 @@ def analyze(
             )
         if isinstance(out, Remote):
             send(bundle, out)
-        parts.remove()
+    parts.remove()
     return FeatureBundle.open(out)
 
 
 def analyze_part(
     dictionary: Dictionary,
     source: ActivationSource,
-    out: Path | str,
+    out: Location | str,
     rank: int,
     ranks: int,
     *,
@@ -112,26 +110,25 @@ def analyze_part(
     ``source`` is the whole; each process reads another of its parts.
     """
     assert 0 < rank < ranks, f"the first process calls analyze; the others are 1 to {ranks - 1}, found {rank}"
-    with _survey(dictionary, source, beside(Path(out)), rank, ranks, config, force=False):
+    with _survey(dictionary, source, beside(location(out)), rank, ranks, config, force=False):
         pass
 
 
 @contextmanager
-def _places(out: Location) -> Iterator[tuple[Path, Path]]:
-    """Where the bundle is written, and where what is unfinished; both on this machine, the latter sent to a store."""
+def _place(out: Location) -> Iterator[Path]:
+    """Where the bundle is written, on this machine."""
     if isinstance(out, Path):
-        yield out, beside(out)
+        yield out
         return
-    unfinished = Remote(f"{out}.partial")
-    with claimed(out), nearby(unfinished, resume=True) as partial, TemporaryDirectory(prefix="monoscope-") as place:
-        yield Path(place) / "bundle", partial
+    with claimed(out), TemporaryDirectory(prefix="monoscope-") as place:
+        yield Path(place) / "bundle"
 
 
 @contextmanager
 def _survey(
     dictionary: Dictionary,
     source: ActivationSource,
-    partial: Path,
+    partial: Location,
     rank: int,
     ranks: int,
     config: Analysis,

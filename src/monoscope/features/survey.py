@@ -19,6 +19,7 @@ from safetensors import safe_open
 from monoscope.core.errors import DataError
 from monoscope.core.interrupts import interruptible
 from monoscope.core.progress import progress
+from monoscope.core.stores.remote import Location, Remote
 from monoscope.core.tensors import read_tensors, write_tensors
 from monoscope.dictionaries import Dictionary
 from monoscope.features.collectors.activity import Activity
@@ -137,12 +138,24 @@ class Survey:
             source.load_state_dict(position)
 
 
-def is_complete(path: Path) -> bool:
-    """Whether a survey at a path has read all of its part."""
+def is_complete(path: Location) -> bool:
+    """Whether a survey has read all of its part."""
     if not path.is_file():
         return False
+    if isinstance(path, Remote):
+        return _is_complete_there(path)
     with safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["survey"])["position"] is None
+
+
+def _is_complete_there(path: Remote) -> bool:
+    """The same, of a survey in a store, of which only the beginning is read."""
+    (size,) = path.ranges([(0, 8)])
+    (header,) = path.ranges([(8, 8 + int.from_bytes(size, "little"))])
+    try:
+        return json.loads(json.loads(header)["__metadata__"]["survey"])["position"] is None
+    except ValueError:  # another took its place in between
+        return False
 
 
 def check_read(survey: Survey) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from monoscope.core.errors import DataError
 from monoscope.core.io import sha256_file, write_json
 from monoscope.core.mesh import Mesh
-from monoscope.parallel.mesh import collect, together
+from monoscope.parallel.mesh import collect, share, together
 from monoscope.parallel.shard import Cut
 
 STATE = "state.json"
@@ -35,10 +35,11 @@ CutOf = Callable[[str], Cut | None]
 """How the tensor under a key is shared out; None for one that all processes hold."""
 
 
-def save_parts(directory: Path, state: Mapping[str, Any], cut_of: CutOf, mesh: Mesh) -> None:
-    """Write a state, of which every process gives its part, into an empty directory that all of them see.
+def save_parts(directory: Path, state: Mapping[str, Any], cut_of: CutOf, mesh: Mesh, *, keeps: bool) -> None:
+    """Write a state, of which every process gives its part, into an empty directory.
 
-    ``state`` holds tables, lists, tensors, and what JSON can say. Raises on all processes what fails on one.
+    ``state`` holds tables, lists, tensors, and what JSON can say. ``keeps``: of the processes that see the same
+    directory, one. Raises on all processes what fails on one.
     """
     from torch.distributed.checkpoint import state_dict_saver
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
@@ -59,9 +60,10 @@ def save_parts(directory: Path, state: Mapping[str, Any], cut_of: CutOf, mesh: M
             state_dict_saver.save(parts, storage_writer=HuggingFaceStorageWriter(str(directory), save_distributed=True))
         own = {path.name: sha256_file(path) for path in directory.glob(f"shard-{mesh.every.number + 1:05d}-*")}
     files = {name: sha for each in collect(mesh, own) for name, sha in each.items()}
+    body = share(mesh, {"state": table, "files": files})  # what processes hold of their own is in their files
     with together(mesh):
-        if mesh.every.number == 0:
-            write_json(directory / STATE, {"state": table, "files": files})
+        if keeps:
+            write_json(directory / STATE, body)
 
 
 def load_parts(directory: Path, cut_of: CutOf, mesh: Mesh) -> dict[str, Any]:

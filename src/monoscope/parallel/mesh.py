@@ -43,11 +43,18 @@ def meshed(features: int = 1, device: torch.device | str = "cpu") -> Iterator[Me
         dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=store, rank=rank, world_size=ranks)
     try:
         yield mesh_of(init_device_mesh(kind, (ranks // features, features), mesh_dim_names=NAMES))
+    except KeyboardInterrupt:  # which all come to after the same step
+        _part(is_ours)
+        raise
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             raise ElsewhereError(f"a process of this run is gone: {str(error).splitlines()[0]}") from error
         raise
-    if is_ours and dist.is_initialized():  # after an error others may never come to say goodbye
+    _part(is_ours)  # after an error others may never come to say goodbye
+
+
+def _part(is_ours: bool) -> None:
+    if is_ours and dist.is_initialized():
         dist.destroy_process_group()
 
 

@@ -13,7 +13,8 @@ from monoscope.core.config import read_toml
 from monoscope.core.errors import DataError, nearest
 from monoscope.core.notebook import curve, described
 from monoscope.training.log import METRICS, read_log
-from monoscope.training.train import CONFIG, RunConfig, is_complete
+from monoscope.training.output import CONFIG
+from monoscope.training.train import RunConfig, is_complete
 
 CURVES = ("loss", "fvu", "l0", "dead", "lr")
 

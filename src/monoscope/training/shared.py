@@ -2,7 +2,8 @@
 
     checkpoint-STEP.SHA/    SHA: the first 16 digits of the SHA-256 of its state.json, which holds those of all files
 
-Any number of processes can go on from one, and from what a single process wrote; see ``parallel.checkpoint``.
+Any number of processes can go on from one, and from what a single process wrote; see ``parallel.checkpoint``. One
+without its state.json, as in a store that was not sent all of it, is none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from monoscope.core.mesh import Mesh
 from monoscope.parallel.checkpoint import STATE, CutOf, facts_of, load_parts, part_of, save_parts
 from monoscope.parallel.mesh import share, together
 from monoscope.parallel.shard import Cut, cuts_of, features_of
-from monoscope.training.checkpoint import KEPT, checkpoints
+from monoscope.training.checkpoint import KEPT, SHARED, checkpoints
+from monoscope.training.output import Output
 from monoscope.training.run import Run
 
 _NAME = re.compile(r"checkpoint-(\d+)\.([0-9a-f]{16})")
@@ -49,23 +51,29 @@ def cut_of(runs: Sequence[Run]) -> CutOf:
 
 def shared_checkpoints(directory: Path) -> list[tuple[int, Path]]:
     """Step and place of the checkpoints that several processes wrote, newest first."""
-    found = [(int(match[1]), path) for path in directory.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path)
+        for path in directory.glob(SHARED)
+        if (match := _NAME.fullmatch(path.name)) and (path / STATE).is_file()
+    ]
     return sorted(found, reverse=True)
 
 
-def save_shared(directory: Path, step: int, state: Mapping[str, Any], runs: Sequence[Run], mesh: Mesh) -> None:
+def save_shared(out: Output, step: int, state: Mapping[str, Any], runs: Sequence[Run], mesh: Mesh) -> None:
     """Write the state after a step, of which every process gives its share; then remove all but the last two."""
-    partial = directory / ".checkpoint.partial"
+    directory, partial = out.directory, out.directory / ".checkpoint.partial"
     with together(mesh):
-        if mesh.is_first:
+        if out.keeps:
             remove(partial)
             partial.mkdir()
-    save_parts(partial, state, cut_of(runs), mesh)
+    save_parts(partial, state, cut_of(runs), mesh, keeps=out.keeps)
     with together(mesh):
-        if mesh.is_first:
+        if out.keeps:
             replace_directory(partial, directory / f"checkpoint-{step:08d}.{sha256_file(partial / STATE)[:16]}")
-            for old in (*(path for _, path in shared_checkpoints(directory)[KEPT:]), *checkpoints(directory)):
+            kept = {path for _, path in shared_checkpoints(directory)[:KEPT]}
+            for old in ({*directory.glob(SHARED)} - kept) | {*checkpoints(directory)}:
                 remove(old)
+    out.send()
 
 
 def load_shared(directory: Path, runs: Sequence[Run], mesh: Mesh) -> dict[str, Any]:

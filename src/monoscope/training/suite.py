@@ -31,8 +31,9 @@ from monoscope.harvest.text import TextSource
 from monoscope.models import LanguageModel
 from monoscope.training.checkpoint import check_same_config, checkpoints, remove_checkpoints
 from monoscope.training.memory import Pass, plan
+from monoscope.training.output import CONFIG, open_output
 from monoscope.training.settings import Training
-from monoscope.training.train import CONFIG, RunConfig, TrainedWith, is_complete, open_output, source_info, train
+from monoscope.training.train import RunConfig, TrainedWith, is_complete, source_info, train
 
 SUITE, PASS = "suite.toml", "pass"
 TRANSCODER = "mlp"

@@ -15,11 +15,10 @@ from torch import Tensor
 from monoscope.core.config import Config
 from monoscope.core.device import usable
 from monoscope.core.errors import ConfigError, DataError, MismatchError, nearest
-from monoscope.core.io import LOCK, owned, refuse_existing, remove, write_text
+from monoscope.core.io import LOCK, write_text
 from monoscope.core.mesh import ALONE, Mesh
 from monoscope.core.site import Site
-from monoscope.core.stores.mirror import nearby
-from monoscope.core.stores.remote import Location, location
+from monoscope.core.stores.remote import Location
 from monoscope.dictionaries.base import Dictionary
 from monoscope.dictionaries.recipe import Recipe
 from monoscope.dictionaries.saved import FILES, load, write_files
@@ -36,6 +35,7 @@ from monoscope.training.checkpoint import (
     warn_if_short,
 )
 from monoscope.training.downstream import origin_of
+from monoscope.training.output import CONFIG, Output, opened
 from monoscope.training.run import Run
 from monoscope.training.settings import Parallel, Training
 from monoscope.training.shared import (
@@ -47,7 +47,6 @@ from monoscope.training.shared import (
 )
 from monoscope.training.trainer import checkpoint, fit
 
-CONFIG = "training.toml"
 PARALLEL = Parallel()
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path
@@ -135,26 +134,25 @@ def train(
         source=source_info(activations),
     )
     with meshed(parallel.features, usable(each[0].device)) as mesh, ExitStack() as stack:
-        directory = _output(out, stack, mesh, resume=resume, force=force)
-        if directory is not None and resume and share(mesh, all(is_complete(directory / label) for label in labels)):
-            done = [load(directory / label) for label in labels]
-            with together(mesh):
-                if mesh.is_first:
-                    remove_checkpoints(directory)
+        output = None if out is None else stack.enter_context(opened(out, mesh, resume=resume, force=force))
+        if output is not None and resume and share(mesh, all(is_complete(output.directory / name) for name in labels)):
+            done = [load(output.directory / name) for name in labels]
+            _clean(output, mesh)
             return done if several else done[0]
         models: list[LanguageModel] = [*activations.models, *([] if lm is None else [lm])]
         for model in set(models):
             stack.enter_context(_read_together(model, mesh))
         with alike(mesh):
-            prepared, stream, start = _prepare(config, activations, lm, directory, mesh, parallel.lanes, resume=resume)
+            prepared, stream, start = _prepare(config, activations, lm, output, mesh, parallel.lanes, resume=resume)
         began = time.monotonic()
-        fit(prepared, stream, start=start, config=config.to_dict(), out=directory, mesh=mesh)
+        fit(prepared, stream, start=start, config=config.to_dict(), out=output, mesh=mesh)
         finished = [_finish(run, stream, time.monotonic() - began) for run in prepared]
         with together(mesh):
-            if directory is not None and mesh.is_first:
+            if output is not None and mesh.is_first:
                 for run, done in zip(prepared, finished, strict=True):
-                    write_files(done, directory / run.name)
-                remove_checkpoints(directory)
+                    write_files(done, output.directory / run.name)
+        if output is not None:
+            _clean(output, mesh)
     return finished if several else finished[0]
 
 
@@ -224,45 +222,17 @@ def source_info(source: ActivationSource) -> dict[str, Any]:
     return _without_none({key: value for key, value in source.info.items() if key != "excluded"})
 
 
-def open_output(directory: Path, stack: ExitStack, *, resume: bool, force: bool) -> None:
-    """Make a directory this process's alone, until the stack is closed; without ``resume`` it is empty then.
-
-    What a killed process had begun to write there is removed.
-    """
-    if not resume:
-        refuse_existing(directory, force=force)
-    stack.enter_context(owned(directory))
-    if force and not resume:
-        for entry in directory.iterdir():
-            if entry.name != LOCK:
-                remove(entry)
-    for entry in directory.rglob(".*.partial"):
-        remove(entry)
-
-
 def is_complete(directory: Path) -> bool:
     """Whether a finished dictionary stands in a directory."""
     return all((directory / name).is_file() for name in FILES)
 
 
-def _output(out: Location | str | None, stack: ExitStack, mesh: Mesh, *, resume: bool, force: bool) -> Path | None:
-    """The directory that the first process holds for all, until the stack is closed; None where there is none."""
-    if out is None:
-        return None
-    place = location(out)
-    if mesh.every.size > 1 and not isinstance(place, Path):
-        raise ConfigError(
-            f"several processes write one directory that all of them see, and {out} is none; copy it there"
-        )
-    directory = place if isinstance(place, Path) else None
+def _clean(output: Output, mesh: Mesh) -> None:
+    """Remove what finished runs need no more."""
     with together(mesh):
-        if mesh.is_first:
-            directory = stack.enter_context(nearby(place, resume=resume, force=force))
-            if resume and not any((directory / name).exists() for name in (LOCK, CONFIG, *FILES)):
-                raise DataError(f"nothing to resume: no run was begun in {out}")
-            open_output(directory, stack, resume=resume, force=force)
-    assert directory is not None, "a path is where it is"
-    return directory
+        if output.keeps:
+            remove_checkpoints(output.directory)
+    output.send()
 
 
 @contextmanager
@@ -279,7 +249,7 @@ def _prepare(
     config: TrainedWith,
     source: ActivationSource,
     lm: LanguageModel | None,
-    out: Path | None,
+    output: Output | None,
     mesh: Mesh,
     lanes: int | None,
     *,
@@ -287,6 +257,7 @@ def _prepare(
 ) -> tuple[list[Run], ActivationSource, int]:
     """Runs ready to train, the stream they train on, and the step to start from."""
     state, saved, is_shared = None, None, False
+    out = None if output is None else output.directory
     if resume and out is not None:
         with together(mesh):
             if _was_begun(out):
@@ -315,13 +286,13 @@ def _prepare(
         for run, saved, run.n_skipped in zip(runs, state["runs"], skipped, strict=True):
             run.load_state_dict(saved)
         number = state["step"]
-    elif out is not None:
+    elif output is not None and out is not None:
         with together(mesh):
             if mesh.is_first:
                 for run in runs:
                     (out / run.name).mkdir(exist_ok=True)
                 write_text(out / CONFIG, config.to_toml())
-        checkpoint(out, runs, stream, 0, config.to_dict(), mesh)
+        checkpoint(output, runs, stream, 0, config.to_dict(), mesh)
     return runs, stream, number
 
 

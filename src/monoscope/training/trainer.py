@@ -19,6 +19,7 @@ from monoscope.harvest.source import ActivationSource
 from monoscope.parallel.mesh import together
 from monoscope.training.checkpoint import save_checkpoint
 from monoscope.training.log import Log, sync_log
+from monoscope.training.output import Output
 from monoscope.training.run import Run
 from monoscope.training.shared import save_shared, shared_checkpoints
 
@@ -31,7 +32,7 @@ def fit(
     *,
     start: int,
     config: dict[str, Any],
-    out: Path | None,
+    out: Output | None,
     mesh: Mesh = ALONE,
 ) -> None:
     """Train every run from step ``start`` to its end, on flat batches of the source.
@@ -81,7 +82,7 @@ def fit(
 
 
 def checkpoint(
-    out: Path,
+    out: Output,
     runs: Sequence[Run],
     source: ActivationSource,
     step: int,
@@ -91,7 +92,7 @@ def checkpoint(
     """Write everything that continuing from ``step`` needs."""
     if mesh.is_first:
         for run in runs:
-            sync_log(out / run.name)
+            sync_log(out.directory / run.name)
     state = {
         "step": step,
         "source": source.state_dict(),
@@ -102,8 +103,8 @@ def checkpoint(
     if mesh.every.size > 1:
         save_shared(out, step, state, runs, mesh)
     else:
-        save_checkpoint(out, step, state)
-        for _, old in shared_checkpoints(out):
+        save_checkpoint(out.directory, step, state)
+        for _, old in shared_checkpoints(out.directory):
             remove(old)
 
 
@@ -114,8 +115,8 @@ def _keep_freed_memory() -> None:
     del block
 
 
-def _directory(out: Path | None, run: Run) -> Path | None:
-    return None if out is None else out / run.name
+def _directory(out: Output | None, run: Run) -> Path | None:
+    return None if out is None else out.directory / run.name
 
 
 def _until(source: ActivationSource, n_steps: int, mesh: Mesh) -> Iterator[ActivationBatch]:

@@ -5,33 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command_line import Call
+from command_line import Call, launching, torchrun
 
 from monoscope.dictionaries import load
 from monoscope.features import FeatureBundle
 from monoscope.harvest import ActivationStore
-
-
-def launching(processes: int, *arguments: object, restarts: int = 0) -> subprocess.Popen[str]:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes)
-    command = (sys.executable, *launcher, "--max-restarts", restarts, "-m", "monoscope", *arguments)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*map(str, command)], env=environment, text=True, **pipes)
-
-
-def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    launched = launching(processes, *arguments)
-    out, err = launched.communicate()
-    return subprocess.CompletedProcess(launched.args, launched.returncode, out, err)
 
 
 @pytest.mark.slow

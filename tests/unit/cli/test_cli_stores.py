@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
-from command_line import Call
+from command_line import Call, launching, torchrun
 from object_store import s3 as s3
 
 import monoscope
-from monoscope.core.errors import ConfigError, DataError, OutputError
+from monoscope.core.errors import DataError, OutputError
 from monoscope.core.stores import claims
 from monoscope.core.stores.claims import CLAIM
-from monoscope.core.stores.mirror import nearby
 from monoscope.core.stores.remote import Remote
 from monoscope.dictionaries import load
 from monoscope.features import FeatureBundle
@@ -137,18 +138,7 @@ def test_processes_harvest_into_one_store_elsewhere(
     call: Call, harvest_config: Path, place: str, tmp_path: Path
 ) -> None:
     assert call("harvest", harvest_config, "--out", "alone").code == 0
-    launcher = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "monoscope",
-    )
-    command = (*launcher, "harvest", harvest_config, "--out", f"{place}/acts", "--set", "shard_tokens=500")
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    done = torchrun(2, "harvest", harvest_config, "--out", f"{place}/acts", "--set", "shard_tokens=500")
     assert done.returncode == 0, done.stderr
 
     def stored(path: Path | str) -> torch.Tensor:
@@ -157,14 +147,69 @@ def test_processes_harvest_into_one_store_elsewhere(
     assert torch.equal(stored(f"{place}/acts"), stored(tmp_path / "alone"))
 
 
-def test_processes_that_train_together_need_a_directory(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with (
-        pytest.raises(ConfigError, match=f"{place}: several processes write to a directory they share"),
-        nearby(Remote(place)),
-    ):
-        pass
+def kill_once(launched: subprocess.Popen[str], claim: Remote, is_time: Callable[[], bool]) -> None:
+    """Kill the process that holds a claim, as a machine that fails kills, and wait until all is done by those after."""
+    while not (is_time() and claim.is_file()):
+        assert launched.poll() is None, launched.communicate()
+        time.sleep(0.02)
+    os.kill(int(json.loads(claim.read_bytes())["holder"].split()[0]), signal.SIGKILL)
+    out, err = launched.communicate()
+    assert launched.returncode == 0, err
+    assert "exitcode: -9" in err
+    assert len(out.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_a_training_elsewhere_goes_on(
+    call: Call, train_config: Path, place: str, tmp_path: Path
+) -> None:
+    settings = (
+        "--set",
+        "parallel.features=2",
+        "--set",
+        "training.tokens=6000",
+        "--set",
+        "training.checkpoint_every=0",
+    )
+    done = torchrun(2, "train", train_config, "--out", "whole", "--json", *settings)
+    assert done.returncode == 0, done.stderr
+    run = Remote(f"{place}/run")
+    launched = launching(2, "train", train_config, "--out", run, "--json", *settings, restarts=1)
+
+    def is_under_way() -> bool:
+        return any(int(name[11:19]) > 3 for name in run.sizes() if name.endswith("state.json"))
+
+    kill_once(launched, run / CLAIM, is_under_way)
+    whole, kept = load(tmp_path / "whole").state_dict(), load(run).state_dict()
+    assert all(torch.equal(whole[name], kept[name]) for name in whole)
+    assert set(run.sizes()) == {"config.toml", "weights.safetensors", "training.toml", "metrics.jsonl"}
+    rows = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows == sorted(set(rows))
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_an_analysis_elsewhere_goes_on(
+    call: Call, train_config: Path, place: str, tmp_path: Path
+) -> None:
+    assert call("train", train_config, "--out", "sae").code == 0
+    (tmp_path / "examine.toml").write_text('dictionary = "sae"\nwindows_per_batch = 1\n')
+    done = torchrun(2, "analyze", "examine.toml", "--out", "whole.mono", "--json")
+    assert done.returncode == 0, done.stderr
+    partial = Remote(f"{place}/features.mono.partial")
+    launched = launching(2, "analyze", "examine.toml", "--out", f"{place}/features.mono", "--json", restarts=1)
+
+    def second() -> Remote:
+        (name,) = {name.partition("/")[0] for name in partial.sizes() if "-00001-of-00002" in name} or {"not-yet"}
+        return partial / name / CLAIM
+
+    while not second().is_file():
+        assert launched.poll() is None, launched.communicate()
+        time.sleep(0.02)
+    kill_once(launched, second(), lambda: True)
+    whole, found = (FeatureBundle.open(place) for place in (tmp_path / "whole.mono", f"{place}/features.mono"))
+    sha = [{file["path"]: file["sha256"] for file in bundle.manifest["files"]} for bundle in (whole, found)]
+    assert sha[0] == sha[1]
+    assert not partial.exists()
 
 
 def test_an_empty_bucket_is_named(s3: str) -> None:

@@ -114,18 +114,28 @@ def test_an_interrupted_analysis_goes_on_to_the_same_bundle(ranks: int, tmp_path
     assert [entry.name for entry in tmp_path.iterdir() if "partial" in entry.name] == []
 
 
-def test_an_interrupted_analysis_at_a_url_goes_on_from_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_an_interrupted_analysis_at_a_url_goes_on_from_there(ranks: int, tmp_path: Path) -> None:
     tokens, table = signed_world()
     whole = analyze(lookup(table), Text(tokens), tmp_path / "whole.mono", config=SETTINGS)
     out = Remote(f"memory://tests/{uuid.uuid4().hex}/out.mono")
+    for rank in range(1, ranks):
+        analyze_part(lookup(table), Text(tokens), out, rank, ranks, config=SETTINGS)
     with pytest.raises(KeyboardInterrupt, match=r"stopped after 512 tokens"):
-        analyze(lookup(table), Interrupted(tokens), out, config=SETTINGS)
+        source = Interrupted(tokens)
+        source.part = lambda number, of: _interrupted(Text(tokens).part(number, of))  # pyright: ignore
+        analyze(lookup(table), source, out, config=SETTINGS, ranks=ranks)
     assert not out.exists()
-    assert [name.rpartition("/")[2] for name in Remote(f"{out}.partial").sizes()] == ["survey.safetensors"]
-    rest = Interrupted(tokens)
+    left = [name.rpartition("/")[2] for name in Remote(f"{out}.partial").sizes()]
+    assert left == ["survey.safetensors"] * ranks
+    with pytest.raises(OutputError, match=r"unfinished analysis with another dictionary"):
+        analyze(lookup(table), Text(tokens), out, config=Analysis(window=16))
+    rest = _interrupted(Text(tokens).part(0, ranks))
     rest.left = 1000
-    analyze(lookup(table), rest, out, config=SETTINGS)
-    assert 1000 - rest.left == len(list(Text(tokens))) - 4
+    source = rest if ranks == 1 else Text(tokens)
+    source.part = lambda number, of: rest  # pyright: ignore
+    analyze(lookup(table), source, out, config=SETTINGS, ranks=ranks)
+    assert 1000 - rest.left == len(list(Text(tokens).part(0, ranks))) - 4
     assert not Remote(f"{out}.partial").exists()
     found = FeatureBundle.open(out)
     for name in whole.features.column_names:

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import mesh_run
 import pytest
-import torch
+from mesh_processes import check_same, run
 
-from monoscope.dictionaries import load
 from monoscope.training.shared import shared_checkpoints
 
 pytestmark = pytest.mark.slow
-
-
-def run(processes: int, out: Path, features: int, *flags: object) -> str:
-    """What ``mesh_run`` says in some processes; its activations come in two lanes."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes) if processes > 1 else ()
-    command = [sys.executable, *map(str, (*launcher, mesh_run.__file__, out, features, 2, *flags))]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(mesh_run.__file__).parent), *sys.path]),
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (done.returncode == 0) != ("--fail" in flags), done.stderr
-    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +19,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     run(1, out, 1)
     return out
-
-
-def check_same(one: Path, other: Path) -> None:
-    """Weights, and rows of the log but for times, up to rounding."""
-    found, expected = (load(path).state_dict() for path in (one, other))
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
-    logs = [[json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (one, other)]
-    assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]] == list(range(1, 13))
-    for a, b in zip(*logs, strict=True):
-        for name in ("loss", "fvu", "l0", "dead"):
-            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), (name, a["step"])
 
 
 def test_four_processes_are_gone_on_with_by_two_and_by_one(whole: Path, tmp_path: Path) -> None:

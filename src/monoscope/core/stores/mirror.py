@@ -17,9 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 
-from monoscope.core.errors import ConfigError, OutputError
+from monoscope.core.errors import OutputError
 from monoscope.core.io import LOCK, is_partial, refuse_existing
-from monoscope.core.ranks import rank_and_ranks
 from monoscope.core.stores.claims import Claim, claimed
 from monoscope.core.stores.remote import CLAIM, Location, Remote, send
 
@@ -42,7 +41,7 @@ class Mirror:
             snapshot = Path(place)
             while not self._link(snapshot):  # a file went meanwhile: another took its place
                 pass
-            found = {name: (stat.st_mtime_ns, stat.st_size) for name, stat in _files(snapshot).items()}
+            found = states(snapshot)
             changed = [name for name, state in found.items() if self.sent.get(name) != state]
             if changed or self.sent.keys() - found.keys():
                 self.claim.check()
@@ -59,7 +58,7 @@ class Mirror:
 
     def _link(self, snapshot: Path) -> bool:
         """Give every file a second name below ``snapshot``; whether none was gone when its turn came."""
-        for name in _files(self.directory):
+        for name in states(self.directory):
             link = snapshot / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
@@ -70,18 +69,25 @@ class Mirror:
         return True
 
 
-def _files(directory: Path) -> dict[str, os.stat_result]:
-    """Files below a directory that are a run's, by their paths from there."""
+def states(directory: Path) -> dict[str, tuple[int, int]]:
+    """When files below a directory that are a run's were written, and their bytes, by their paths from there."""
     found = {}
     for path in directory.rglob("*"):
         inside = path.relative_to(directory)
         if inside.name != LOCK and not any(is_partial(Path(part)) for part in inside.parts):
             try:
                 if path.is_file():
-                    found[inside.as_posix()] = path.stat()
+                    stat = path.stat()
+                    found[inside.as_posix()] = (stat.st_mtime_ns, stat.st_size)
             except FileNotFoundError:
                 continue
     return found
+
+
+def fetch_all(place: Remote, directory: Path) -> None:
+    """Copy all files of a run in a store to a directory on this machine."""
+    for name in place.sizes().keys() - {CLAIM}:
+        (place / name).fetch(directory / name)
 
 
 @contextmanager
@@ -94,8 +100,6 @@ def nearby(out: Location, *, resume: bool = False, force: bool = False) -> Itera
     if isinstance(out, Path):
         yield out
         return
-    if rank_and_ranks()[1] > 1:
-        raise ConfigError(f"{out}: several processes write to a directory they share; send it on afterwards")
     if not resume:
         refuse_existing(out, force=force)
     with claimed(out) as claim, TemporaryDirectory(prefix="monoscope-") as place:
@@ -103,9 +107,8 @@ def nearby(out: Location, *, resume: bool = False, force: bool = False) -> Itera
         directory.mkdir()
         mirror, stopped = Mirror(directory, out, claim), Event()
         if resume:
-            for name in out.sizes().keys() - {CLAIM}:
-                (out / name).fetch(directory / name)
-            mirror.sent = {name: (stat.st_mtime_ns, stat.st_size) for name, stat in _files(directory).items()}
+            fetch_all(out, directory)
+            mirror.sent = states(directory)
         sender = Thread(target=mirror.keep_sending, args=(stopped,), daemon=True, name=f"mirror of {out}")
         sender.start()
         try:

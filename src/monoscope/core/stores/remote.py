@@ -22,7 +22,7 @@ from typing import Any
 from monoscope.core.errors import ConfigError, DataError, OutputError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://")
-MARKS = ("manifest.json", "config.toml")
+MARKS = ("manifest.json", "config.toml", "state.json")
 """Files that say what a directory is, once the others are there."""
 CLAIM = ".claim"
 EXTRAS = {"s3": "monoscope[s3]", "s3a": "monoscope[s3]", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
