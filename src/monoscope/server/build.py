@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from monoscope.server.desk import Desk
+from monoscope.server.jobs.sample import sample_of
 from monoscope.server.library.library import Library
 from monoscope.server.pool import Pool
 from monoscope.server.settings import Settings
@@ -17,7 +18,8 @@ from monoscope.server.worker.client import Worker
 
 def build_state(paths: Iterable[Path], settings: Settings) -> State:
     """Find what stands at the paths, and get ready to answer. Raises DataError for a path that is no directory."""
-    library = Library(paths, roots=settings.roots, models=settings.models)
+    desk = Desk(settings.db, settings.author)
+    library = Library(paths, roots=[*settings.roots, sample_of(desk.where)], models=settings.models)
     worker = Worker(memory=model_memory(settings), device=settings.device)
     return State(
         settings,
@@ -25,7 +27,7 @@ def build_state(paths: Iterable[Path], settings: Settings) -> State:
         Database(settings.memory, settings.threads),
         Pool(),
         worker,
-        Desk(settings.db, settings.author),
+        desk,
     )
 
 

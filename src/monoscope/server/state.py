@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Request
+from fastapi import Path as PathOf
 
 from monoscope.core.errors import UserError
 from monoscope.server.desk import Desk
 from monoscope.server.finder import Finder, index_directory
+from monoscope.server.jobs.sample import sample_of
 from monoscope.server.jobs.service import Jobs
 from monoscope.server.jobs.tables import Tables, directory_of
 from monoscope.server.library.library import Entry, Library
@@ -58,7 +61,13 @@ class State:
     @cached_property
     def jobs(self) -> Jobs:
         """Long work, of the workspace's queue."""
-        return Jobs(self.live, lambda: self.desk.workspace.jobs, Tables(directory_of(self.desk.where)))
+        tables = Tables(directory_of(self.desk.where))
+        return Jobs(self.live, lambda: self.desk.workspace.jobs, tables, self.sample)
+
+    @cached_property
+    def sample(self) -> Path:
+        """Where the sample is kept."""
+        return sample_of(self.desk.where)
 
     @cached_property
     def finder(self) -> Finder:
@@ -134,6 +143,6 @@ def entry_of(state: StateDep, dict: DictId) -> Entry:
 
 
 StateDep = Annotated[State, Depends(state_of)]
-DictId = Annotated[str, Path(pattern=SLUG, description="A dictionary of the library.")]
-FeatureId = Annotated[int, Path(ge=0, le=2**31 - 1, description="Number of the feature.")]
+DictId = Annotated[str, PathOf(pattern=SLUG, description="A dictionary of the library.")]
+FeatureId = Annotated[int, PathOf(ge=0, le=2**31 - 1, description="Number of the feature.")]
 EntryDep = Annotated[Entry, Depends(entry_of)]

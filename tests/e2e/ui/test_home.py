@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import expect
+from ui_pages import settle
 
 from monoscope.features import FeatureBundle
 
@@ -98,3 +101,63 @@ def test_what_was_looked_at_is_found_again_and_forgotten(visit: Callable[..., An
     page.go_back()
     page.get_by_role("button", name="Clear").click()
     expect(page.get_by_role("region", name="Recent")).to_have_count(0)
+
+
+def test_the_sample_is_made_by_a_job_and_opened_by_the_next_server(
+    visit: Callable[..., Any], start: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "nothing").mkdir()
+    served = start(tmp_path / "nothing")
+    page = visit("/", at=served)
+    page.route("**/api/v1/jobs", lambda route: route.continue_(post_data='{"kind": "sample", "scale": 0.02}'))
+    page.get_by_role("button", name="Make the sample").click()
+    log = page.get_by_role("log")
+    expect(log).to_contain_text("begins", timeout=120_000)
+    page.unroute("**/api/v1/jobs")
+    expect(log.get_by_role("listitem").last).to_have_text(re.compile("done$"), timeout=120_000)
+    expect(log).to_contain_text("tokens in")
+    page.get_by_role("link", name="Dictionary: Make the sample").click()
+    expect(page.get_by_role("grid")).to_be_visible()
+    page.goto(f"{served.address}/")
+    settle(page)
+    expect(page.get_by_role("article")).to_contain_text("live")
+    expect(page.get_by_role("button", name="sample")).to_have_count(0)
+
+    shutil.copytree(tmp_path / "workspace-0.sample", tmp_path / "workspace-1.sample")
+    page = visit("/", at=start(tmp_path / "nothing"))
+    page.get_by_role("button", name="Open the sample").click()
+    expect(page.get_by_role("grid")).to_be_visible()
+
+
+def test_a_dictionary_without_features_is_described(
+    visit: Callable[..., Any], start: Callable[..., Any], tmp_path: Path, demo: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    page = visit("/", at=start(tmp_path / "runs"))
+    shutil.copytree(demo / "dictionary", tmp_path / "runs" / "bare")
+    page.get_by_label("Open a path").fill("bare")
+    page.get_by_role("button", name="Open", exact=True).click()
+    found = page.get_by_role("list", name="Dictionaries without features")
+    page.route(
+        "**/api/v1/jobs",
+        lambda route: route.continue_(
+            post_data=json.dumps({**json.loads(route.request.post_data or "{}"), "tokens": 2_000})
+        ),
+    )
+    found.get_by_role("button", name="Describe the features of").click()
+    expect(page.get_by_role("log").get_by_role("listitem").last).to_have_text(re.compile("done$"), timeout=120_000)
+    page.unroute("**/api/v1/jobs")
+    page.get_by_role("link", name="Dictionary: Analyze").click()
+    expect(page.get_by_role("grid")).to_be_visible()
+
+
+def test_a_reference_to_the_hub_says_how_it_comes_here(
+    visit: Callable[..., Any], start: Callable[..., Any], tmp_path: Path, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "nothing").mkdir()
+    page = visit("/", at=start(tmp_path / "nothing"))
+    watch.allow("status of 4")
+    page.get_by_label("Open a path").fill("hf://ada/dictionary/l2")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("hf download ada/dictionary --include 'l2/*'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,69 @@ def test_a_mended_bundle_and_a_new_one_are_opened(
         assert [card["id"] for card in library["dictionaries"]] == ["a", "b"]
         assert library["broken"] == []
         assert client.post("/library", json={"path": "deep/b.mono"}).json()["dictionaries"][0]["id"] == "b"
+
+
+def in_the_cache(hub: Path, repo: str, bundle: Path, name: str) -> Path:
+    """A bundle as the hub's own library leaves it: links to files named by their content."""
+    root, commit = hub / f"models--{repo.replace('/', '--')}", "0f" * 20
+    (root / "blobs").mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(commit)
+    for i, file in enumerate(path for path in sorted(bundle.rglob("*")) if path.is_file()):
+        shutil.copy(file, root / "blobs" / f"{i:040x}")
+        link = root / "snapshots" / commit / name / file.relative_to(bundle)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(root / "blobs" / f"{i:040x}", link.parent))
+    return root
+
+
+def test_what_was_downloaded_from_the_hub_is_opened_and_nothing_else_is(
+    bundle: FeatureBundle, tmp_path: Path, start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    root = in_the_cache(tmp_path / "hub", "ada/dictionary", bundle.path, "l2/features.mono")
+    (tmp_path / "served").mkdir()
+    server = start(tmp_path / "served")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(base_url=f"{server.address}/api/v1", headers=headers, trust_env=False) as client:
+
+        def opened(ref: str) -> httpx.Response:
+            return client.post("/library", json={"path": ref})
+
+        (card,) = opened("hf://ada/dictionary/l2").json()["dictionaries"]
+        assert card["n_features"] == len(bundle)
+        again = opened(f"hf://ada/dictionary/l2/features.mono@{'0f' * 20}").json()
+        assert [other["id"] for other in again["dictionaries"]] == [card["id"]]
+        assert client.get(f"/dictionaries/{card['id']}/features", params={"sort": "-density"}).status_code == 200
+        assert client.get(f"/dictionaries/{card['id']}/features/0/contexts").status_code == 200
+        missing = opened("hf://ada/other/l2@v1")
+        assert missing.status_code == 422
+        assert "hf download ada/other --include 'l2/*' --revision v1" in missing.json()["detail"]
+        (root / "snapshots" / ("0f" * 20) / "out").symlink_to(bundle.path.parent)
+        for ref in (
+            "hf://ada/dictionary/../../..",
+            "hf://ada/dictionary@../../../..",
+            "hf://ada/dictionary//etc",
+            "hf://../etc",
+            "hf://ada/dictionary/out",
+            "hf://",
+            "hf://ada/dictionary/l2\0",
+        ):
+            refused = opened(ref)
+            assert refused.status_code == 422, ref
+            assert not refused.json().get("dictionaries")
+
+
+def test_a_dictionary_without_features_is_named(tmp_path: Path, start: Callable[..., Server]) -> None:
+    (tmp_path / "served").mkdir()
+    server = start(tmp_path / "served")
+    save(autoencoder({"kind": "topk", "k": 2}).frozen(), tmp_path / "served" / "bare")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(base_url=f"{server.address}/api/v1", headers=headers, trust_env=False) as client:
+        opened = client.post("/library", json={"path": "bare"}).json()
+        assert opened["without_features"] == [str((tmp_path / "served" / "bare").resolve())]
+        sample = client.get("/library").json()["sample"]
+        assert sample == {"path": str((tmp_path / "workspace.sample").resolve()), "is_made": False}
 
 
 def test_a_dictionary_and_its_bundle_find_each_other(tmp_path: Path, start: Callable[..., Server]) -> None:

@@ -103,7 +103,7 @@ export interface paths {
         put?: never;
         /**
          * Open Path
-         * @description Open another path inside the allowed roots.
+         * @description Open another path inside the allowed roots, or what was downloaded of a reference to the hub.
          */
         post: operations["open_path_api_v1_library_post"];
         delete?: never;
@@ -2309,7 +2309,7 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "compare" | "evaluate" | "analyze";
+            kind: "compare" | "evaluate" | "analyze" | "sample";
             /** Title */
             title: string;
             /** Config */
@@ -2420,6 +2420,7 @@ export interface components {
             roots: string[];
             /** Truncated */
             truncated: boolean;
+            sample: components["schemas"]["Sample"];
             storage: components["schemas"]["Storage"] | null;
             device: components["schemas"]["Device"];
         };
@@ -2789,7 +2790,9 @@ export interface components {
         };
         /**
          * OpenPath
-         * @description A path to open: a bundle, a dictionary, a run, or a directory that holds some, inside an allowed root.
+         * @description What to open: a bundle, a dictionary, a run, or a directory that holds some.
+         *
+         *     path: inside an allowed root, or ``hf://org/repo/path@revision`` of what was downloaded from the hub
          */
         OpenPath: {
             /** Path */
@@ -2798,6 +2801,8 @@ export interface components {
         /**
          * Opened
          * @description What a path added to the library, or what of it was there already.
+         *
+         *     without_features: dictionaries there, where no features are described; a job of the kind ``analyze`` does that
          */
         Opened: {
             /** Dictionaries */
@@ -2806,6 +2811,8 @@ export interface components {
             runs: components["schemas"]["RunCard"][];
             /** Broken */
             broken: components["schemas"]["Broken"][];
+            /** Without Features */
+            without_features: string[];
         };
         /**
          * Place
@@ -3008,6 +3015,33 @@ export interface components {
             differences: components["schemas"]["Difference"][];
             /** N Same */
             n_same: number;
+        };
+        /**
+         * Sample
+         * @description A dictionary of the bundled model, which any server can make; ``path`` is where it is, or will be.
+         */
+        Sample: {
+            /** Path */
+            path: string;
+            /** Is Made */
+            is_made: boolean;
+        };
+        /**
+         * SampleJob
+         * @description Make a dictionary of the bundled model, and describe its features, as ``monoscope demo`` does.
+         */
+        SampleJob: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "sample";
+            /**
+             * Scale
+             * @description of all numbers of tokens
+             * @default 1
+             */
+            scale: number;
         };
         /**
          * SearchHit
@@ -4276,7 +4310,7 @@ export interface operations {
         parameters: {
             query?: {
                 state?: ("queued" | "running" | "done" | "failed" | "cancelled") | null;
-                kind?: ("compare" | "evaluate" | "analyze") | null;
+                kind?: ("compare" | "evaluate" | "analyze" | "sample") | null;
                 limit?: number;
             };
             header?: never;
@@ -4314,7 +4348,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["EvaluateJob"] | components["schemas"]["AnalyzeJob"];
+                "application/json": components["schemas"]["EvaluateJob"] | components["schemas"]["AnalyzeJob"] | components["schemas"]["SampleJob"];
             };
         };
         responses: {

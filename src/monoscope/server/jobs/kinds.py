@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from monoscope.core.config import read_toml
 from monoscope.server.jobs.runner import Handler
+from monoscope.server.jobs.sample import is_sample
 from monoscope.server.jobs.tables import Tables
 from monoscope.server.library.discover import is_inside
 from monoscope.server.library.library import Entry, Library
@@ -14,7 +15,7 @@ from monoscope.server.library.models import BUNDLED
 from monoscope.server.live.service import Live
 from monoscope.server.problems import ProblemError, shown
 from monoscope.server.wire.compare import CompareRequest
-from monoscope.server.wire.jobs import AnalyzeJob, EvaluateJob
+from monoscope.server.wire.jobs import AnalyzeJob, EvaluateJob, SampleJob
 from monoscope.server.worker.client import Message
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 SIGNED = frozenset({"abs_topk", "pursuit"})  # functions under which opposite directions are one feature
 
 
-def handlers(live: Live, tables: Tables) -> dict[str, Handler]:
-    """All kinds. ``tables`` keeps what is too large for the workspace."""
+def handlers(live: Live, tables: Tables, sample: Path) -> dict[str, Handler]:
+    """All kinds. ``tables`` keeps what is too large for the workspace; ``sample`` is the sample's directory."""
     library = live.library
 
     def compared(job: Job, message: Message) -> dict[str, Any]:
@@ -35,10 +36,15 @@ def handlers(live: Live, tables: Tables) -> dict[str, Handler]:
         entries, _, _ = library.add(Path(message.body["bundle"]))
         return message.body | {"dictionary": entries[0].id if entries else None}
 
+    def sampled(job: Job, message: Message) -> dict[str, Any]:
+        entries, _, _ = library.add(sample)
+        return message.body | {"dictionary": entries[0].id if entries else None}
+
     return {
         "compare": Handler(lambda config: compare_body(live, CompareRequest.model_validate(config)), compared),
         "evaluate": Handler(lambda config: evaluate_body(live, EvaluateJob.model_validate(config)), _body),
         "analyze": Handler(lambda config: analyze_body(live, AnalyzeJob.model_validate(config)), analyzed),
+        "sample": Handler(lambda config: sample_body(sample, SampleJob.model_validate(config)), sampled),
     }
 
 
@@ -97,6 +103,13 @@ def analyze_body(live: Live, asked: AnalyzeJob) -> dict[str, Any]:
         "model_fingerprint": about.get("fingerprint"),
     }
     return {"target": target, "tokens": asked.tokens, "out": str(out), "roots": _roots(library)}
+
+
+def sample_body(sample: Path, asked: SampleJob) -> dict[str, Any]:
+    """What the worker is asked. Raises ProblemError where the sample was made already."""
+    if is_sample(sample):
+        raise ProblemError(422, "the sample was made already", found=str(sample), hint="open it")
+    return {"out": str(sample / "sample"), "scale": asked.scale}
 
 
 def _inside(library: Library, text: str) -> Path:

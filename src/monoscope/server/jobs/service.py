@@ -6,15 +6,16 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monoscope.server.jobs.kinds import analyze_body, compare_body, evaluate_body, handlers
+from monoscope.server.jobs.kinds import analyze_body, compare_body, evaluate_body, handlers, sample_body
 from monoscope.server.jobs.runner import Runner
 from monoscope.server.jobs.tables import Tables
 from monoscope.server.live.service import Live
 from monoscope.server.live.stream import Event
 from monoscope.server.wire.compare import CompareRequest
-from monoscope.server.wire.jobs import AnalyzeJob, EvaluateJob, Job, JobEvent, Progress
+from monoscope.server.wire.jobs import AnalyzeJob, EvaluateJob, Job, JobEvent, Progress, SampleJob
 
 if TYPE_CHECKING:
     from monoscope.features.workspace.job_records import Job as Row
@@ -24,22 +25,22 @@ if TYPE_CHECKING:
 ENDED = ("done", "failed", "cancelled")
 EVERY = 0.5  # seconds between two looks for events; another server may be the one that writes them
 MOST_EVENTS = 200
-TITLES = {"compare": "Compare {}", "evaluate": "Evaluate {}", "analyze": "Analyze {}"}
+TITLES = {"compare": "Compare {}", "evaluate": "Evaluate {}", "analyze": "Analyze {}", "sample": "Make the sample"}
 
 
 class Jobs:
     """What routes do with jobs."""
 
-    def __init__(self, live: Live, queue: Callable[[], JobQueue], tables: Tables) -> None:
-        self.live, self._open, self.tables = live, queue, tables
-        self.runner = Runner(queue, live.worker, handlers(live, tables))
+    def __init__(self, live: Live, queue: Callable[[], JobQueue], tables: Tables, sample: Path) -> None:
+        self.live, self._open, self.tables, self.sample = live, queue, tables, sample
+        self.runner = Runner(queue, live.worker, handlers(live, tables, sample))
 
     @property
     def queue(self) -> JobQueue:
         """The workspace's queue. Raises ProblemError where it cannot be opened."""
         return self._open()
 
-    def start(self, asked: CompareRequest | EvaluateJob | AnalyzeJob) -> Job:
+    def start(self, asked: CompareRequest | EvaluateJob | AnalyzeJob | SampleJob) -> Job:
         """A new job. What is wrong with it is said at once."""
         from monoscope.features.workspace.job_records import JobDraft
 
@@ -49,6 +50,9 @@ class Jobs:
         elif isinstance(asked, EvaluateJob):
             kind = "evaluate"
             evaluate_body(self.live, asked)
+        elif isinstance(asked, SampleJob):
+            kind = "sample"
+            sample_body(self.sample, asked)
         else:
             kind = "analyze"
             analyze_body(self.live, asked)

@@ -86,10 +86,14 @@ class Library:
         for path in given:
             self.add(path)
 
-    def add(self, path: Path) -> tuple[list[Entry], list[Run], list[Fault]]:
-        """Find what stands at a path inside the roots. Raises DataError for one outside, or with nothing to show."""
+    def add(self, path: Path, *, root: Path | None = None) -> tuple[list[Entry], list[Run], list[Fault]]:
+        """Find what stands at a path inside the roots, or inside one that the server itself knows.
+
+        Raises DataError for one outside, or with nothing to show.
+        """
         resolved = path.resolve()
-        root = next((root for root in self.roots if is_inside(resolved, root)), None)
+        roots = self.roots if root is None else (root,)
+        root = next((root for root in roots if is_inside(resolved, root)), None)
         if root is None:
             raise DataError(f"{path} lies outside of what this server may open")
         if not resolved.is_dir():
@@ -122,6 +126,13 @@ class Library:
         """Training runs."""
         with self._lock:
             return list(self._runs.values())
+
+    def without_features(self, path: Path) -> list[Path]:
+        """Dictionaries at and below a path of which no bundle stands there."""
+        inside = path.resolve()
+        with self._lock:
+            known = {entry.dictionary_fp for entry in self._entries.values() if entry.path.is_relative_to(inside)}
+            return [at for at, found in self._weights.items() if at.is_relative_to(inside) and found not in known]
 
     @property
     def faults(self) -> list[Fault]:

@@ -40,11 +40,15 @@ def _cached(name: str) -> Path | None:
     """The newest snapshot of a hub's model that was downloaded whole."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", name) or ".." in name:
         return None
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    snapshots = hub / f"models--{name.replace('/', '--')}" / "snapshots"
+    snapshots = hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots"
     try:
         found = [path for path in snapshots.iterdir() if _is_model(path) and any(path.glob("*.safetensors"))]
     except OSError:
         return None
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def hub_cache() -> Path:
+    """Where the hub's own library keeps what was downloaded."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")

@@ -13,10 +13,14 @@ import monoscope
 from monoscope.core.errors import DataError
 from monoscope.features.schema import SCHEMA, VERSION
 from monoscope.server.cards import broken_card, cards, run_card
+from monoscope.server.jobs.sample import is_sample
+from monoscope.server.library.hub import SCHEME, cached
+from monoscope.server.library.library import Entry, Fault, Run
 from monoscope.server.problems import ProblemError, shown
 from monoscope.server.state import State, StateDep
-from monoscope.server.wire.library import Capabilities, Device, Library, Meta, Opened, OpenPath, Storage
+from monoscope.server.wire.library import Capabilities, Device, Library, Meta, Opened, OpenPath, Sample, Storage
 
+MOST_BARE = 20
 router = APIRouter(tags=["library"])
 
 
@@ -36,7 +40,7 @@ async def library(request: Request, state: StateDep) -> Response:
 
 @router.post("/library", response_model=Opened)
 async def open_path(request: Request, state: StateDep, body: OpenPath) -> Response:
-    """Open another path inside the allowed roots."""
+    """Open another path inside the allowed roots, or what was downloaded of a reference to the hub."""
     return await state.pool.answer(request, lambda stop: _open(state, body.path))
 
 
@@ -59,7 +63,8 @@ def _library(state: State) -> Library:
         dictionaries=cards(state, library.entries),
         runs=[run_card(state, run) for run in library.runs],
         broken=[broken_card(fault) for fault in library.faults],
-        roots=[str(root) for root in library.roots],
+        roots=[str(root) for root in library.roots if root != state.sample],
+        sample=Sample(path=str(state.sample), is_made=is_sample(state.sample)),
         truncated=library.truncated,
         storage=_storage(library.roots[0]) if library.roots else None,
         device=Device(cpus=os.cpu_count() or 1, memory=_memory(), accelerator=_accelerator()),
@@ -69,6 +74,13 @@ def _library(state: State) -> Library:
 def _open(state: State, path: str) -> Opened:
     if "\0" in path:
         raise ProblemError(422, "a path cannot hold a NUL character")
+    if path.strip().startswith(SCHEME):
+        try:
+            given, root = cached(path)
+            entries, runs, faults = state.library.add(given, root=root)
+        except DataError as error:
+            raise ProblemError(422, str(error), found=shown(path)) from None
+        return _opened(state, given, entries, runs, faults)
     try:
         given = Path(path).expanduser()
         if not given.is_absolute():
@@ -81,12 +93,18 @@ def _open(state: State, path: str) -> Opened:
                 422, str(error), found=shown(path), expected=f"a directory below {', '.join(roots)}"
             ) from None
         raise ProblemError(422, "this path cannot be followed", found=shown(path)) from None
-    if not entries and not runs and not faults:
-        raise ProblemError(422, "there is no bundle and no run there", found=shown(path))
+    return _opened(state, given, entries, runs, faults)
+
+
+def _opened(state: State, path: Path, entries: list[Entry], runs: list[Run], faults: list[Fault]) -> Opened:
+    bare = state.library.without_features(path) if not entries else []
+    if not entries and not runs and not faults and not bare:
+        raise ProblemError(422, "there is no bundle, no run and no dictionary there", found=shown(str(path)))
     return Opened(
         dictionaries=cards(state, entries),
         runs=[run_card(state, run) for run in runs],
         broken=[broken_card(fault) for fault in faults],
+        without_features=[str(at) for at in bare[:MOST_BARE]],
     )
 
 

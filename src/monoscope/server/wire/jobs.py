@@ -9,7 +9,7 @@ from pydantic import Field
 from monoscope.server.wire.base import Dict, Id, Number, Slug, Wire
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-JobKind = Literal["compare", "evaluate", "analyze"]
+JobKind = Literal["compare", "evaluate", "analyze", "sample"]
 
 
 class EvaluateJob(Wire):
@@ -32,7 +32,14 @@ class AnalyzeJob(Wire):
     tokens: int = Field(default=400_000, ge=1_000, le=1_000_000_000)
 
 
-StartJob = Annotated[EvaluateJob | AnalyzeJob, Field(discriminator="kind")]
+class SampleJob(Wire):
+    """Make a dictionary of the bundled model, and describe its features, as ``monoscope demo`` does."""
+
+    kind: Literal["sample"]
+    scale: float = Field(default=1.0, gt=0, le=1, description="of all numbers of tokens")
+
+
+StartJob = Annotated[EvaluateJob | AnalyzeJob | SampleJob, Field(discriminator="kind")]
 
 
 class Progress(Wire):

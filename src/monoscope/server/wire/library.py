@@ -113,6 +113,13 @@ class Device(Wire):
     accelerator: str | None
 
 
+class Sample(Wire):
+    """A dictionary of the bundled model, which any server can make; ``path`` is where it is, or will be."""
+
+    path: str
+    is_made: bool
+
+
 class Library(Wire):
     """Everything found below the paths that were given."""
 
@@ -121,22 +128,30 @@ class Library(Wire):
     broken: list[Broken]
     roots: list[str]
     truncated: bool
+    sample: Sample
     storage: Storage | None
     device: Device
 
 
 class OpenPath(Wire):
-    """A path to open: a bundle, a dictionary, a run, or a directory that holds some, inside an allowed root."""
+    """What to open: a bundle, a dictionary, a run, or a directory that holds some.
+
+    path: inside an allowed root, or ``hf://org/repo/path@revision`` of what was downloaded from the hub
+    """
 
     path: str = Field(min_length=1, max_length=4096)
 
 
 class Opened(Wire):
-    """What a path added to the library, or what of it was there already."""
+    """What a path added to the library, or what of it was there already.
+
+    without_features: dictionaries there, where no features are described; a job of the kind ``analyze`` does that
+    """
 
     dictionaries: list[Card]
     runs: list[RunCard]
     broken: list[Broken]
+    without_features: list[str]
 
 
 Manifest = dict[str, Any]

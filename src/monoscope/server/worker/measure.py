@@ -1,4 +1,4 @@
-"""Tasks that measure a dictionary on text: its evaluation, and a bundle of its features.
+"""Tasks that measure a dictionary on text: its evaluation, a bundle of its features, and both of the sample.
 
 What text a dictionary was trained on, its own config says. That config may come from anybody, so files that it names
 are read inside the server's roots alone.
@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from monoscope.core.errors import ConfigError, OutputError, UserError
+from monoscope.demo import run
 from monoscope.dictionaries import Dictionary
 from monoscope.evals import evaluate as measure
 from monoscope.features import Analysis
@@ -46,6 +48,15 @@ class Analyze(BaseModel):
     roots: list[str]
 
 
+class Sample(BaseModel):
+    """See ``wire.jobs.SampleJob``; ``out`` is the directory to write."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: str
+    scale: float
+
+
 def evaluate(context: Context, body: dict[str, Any]) -> Result:
     """Fidelity, sparsity, and what splicing the dictionary in costs the model, on held-out text."""
     asked = Evaluate.model_validate(body)
@@ -72,6 +83,14 @@ def analyze(context: Context, body: dict[str, Any]) -> Result:
     source = live(model.lm, windows, sites, windows_per_batch=WINDOWS_AT_ONCE, skip=_skip(dictionary))
     bundle = describe(dictionary, source, out, lm=model.lm, config=Analysis(tokens=asked.tokens))
     return {"bundle": str(out), "n_features": len(bundle), "stats": bundle.manifest["stats"]}, {}
+
+
+def sample(context: Context, body: dict[str, Any]) -> Result:
+    """The demo's dictionary of the bundled model, and its features."""
+    asked = Sample.model_validate(body)
+    with torch.enable_grad():
+        made = run(Path(asked.out), force=True, scale=asked.scale)  # what is there was not finished
+    return {name: made[name] for name in ("FVU", "L0", "CE recovered")}, {}
 
 
 def _source(dictionary: Dictionary) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from monoscope.server.worker.activate import activate, diff, one_feature
 from monoscope.server.worker.compare import compare
 from monoscope.server.worker.encoded import encoded
-from monoscope.server.worker.measure import analyze, evaluate
+from monoscope.server.worker.measure import analyze, evaluate, sample
 from monoscope.server.worker.process import Context, Job, Result
 from monoscope.server.worker.shelf import Target
 from monoscope.server.worker.steer import steer
@@ -40,4 +40,5 @@ TASKS: dict[str, Job] = {
     "compare": compare,
     "evaluate": evaluate,
     "analyze": analyze,
+    "sample": sample,
 }

@@ -13,7 +13,7 @@ export function comparisonHref(job: Job): string {
 export function madeBy(job: Job): { text: string; to: string } | null {
   if (job.kind === 'compare') return job.state === 'done' || job.state === 'running' ? { text: 'Comparison', to: comparisonHref(job) } : null;
   if (job.state !== 'done') return null;
-  const dict = job.kind === 'analyze' ? job.result?.['dictionary'] : job.config['dict'];
+  const dict = job.kind === 'analyze' || job.kind === 'sample' ? job.result?.['dictionary'] : job.config['dict'];
   return typeof dict === 'string' ? { text: 'Dictionary', to: dictionaryHref(dict) } : null;
 }
 
