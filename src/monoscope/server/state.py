@@ -137,12 +137,14 @@ def state_of(request: Request) -> State:
     return request.app.state.monoscope
 
 
+StateDep = Annotated[State, Depends(state_of)]
+DictId = Annotated[str, PathOf(pattern=SLUG, description="A dictionary of the library.")]
+FeatureId = Annotated[int, PathOf(ge=0, le=2**31 - 1, description="Number of the feature.")]
+
+
 def entry_of(state: StateDep, dict: DictId) -> Entry:
     """The bundle that an address names."""
     return state.entry(dict)
 
 
-StateDep = Annotated[State, Depends(state_of)]
-DictId = Annotated[str, PathOf(pattern=SLUG, description="A dictionary of the library.")]
-FeatureId = Annotated[int, PathOf(ge=0, le=2**31 - 1, description="Number of the feature.")]
 EntryDep = Annotated[Entry, Depends(entry_of)]
