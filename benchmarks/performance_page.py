@@ -65,7 +65,7 @@ How the comparison is made ([`bench_peers.py`](../../benchmarks/bench_peers.py))
 - **With everything on:** monoscope clips gradients, counts dead features, holds decoder rows at length one, logs and
   checkpoints, as it does for anyone. *Compiled* is what it does wherever there is a C++ compiler; *pure PyTorch* is
   what it does where there is none. Features are selected in the narrow precision that is fastest
-  (`encode_dtype = "auto"`: int8 compiled and bf16 in PyTorch, where the processor has them); the values of those
+  (`encode_dtype = "auto"`: int8, where the processor multiplies it); the values of those
   selected are computed in fp32 all the same, and the FVU is that of dictionaries trained and read in this way.
 - **Memory** is the most the whole process had resident while it trained, Python and PyTorch included.
 - **What else ran:** the share of the machine that other processes took is recorded with every row. A row taken while

@@ -1,9 +1,9 @@
 """The one place that knows layouts, kernels and devices."""
 
 from monoscope.ops.api import adam_rows_, kth_largest, moves_only_finite, pursue
-from monoscope.ops.blocks import fastest_dtype
 from monoscope.ops.jump import fires_above, jump
 from monoscope.ops.mixture import mixture
+from monoscope.ops.quantized import fastest_dtype
 from monoscope.ops.selection import (
     AboveThreshold,
     AbsTopKPerToken,

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monoscope.ops.native import kernels
-
 BLOCK_BYTES = 2**23  # of pre-activations
 WIDTHS = 64  # products are as wide as a multiple of it
 PACKED_ROWS = 512  # with fewer, packing the weights for oneDNN costs more than it saves
@@ -22,8 +20,7 @@ class Blocks:
         self.z, self.rows, self.b_enc = (t.to(dtype) for t in (z, rows, b_enc))
         self.norm = None if norm is None else norm.to(dtype)
         self.n, self.n_features = len(z), len(rows)
-        most = max(1, BLOCK_BYTES // (dtype.itemsize * max(1, self.n_features)))
-        self.size = max(1, -(-self.n // max(1, -(-self.n // most))))  # blocks of equal size
+        self.size = block_size(self.n, self.n_features, dtype)
 
     def score(self, feature: Tensor, value: Tensor) -> Tensor:
         """Scores of entries."""
@@ -51,14 +48,10 @@ class Blocks:
         return lambda z: torch.addmm(self.b_enc, z, self.rows.T, out=buffer[: len(z)])
 
 
-def fastest_dtype(device: torch.device) -> torch.dtype | None:
-    """The precision in which a device selects features fastest: int8, bf16, or None, that of the activations."""
-    if device.type != "cpu":
-        return torch.bfloat16
-    native = kernels()
-    if native is not None and native.multiplies_int8 and not has_instructions("amx_tile"):
-        return torch.int8
-    return torch.bfloat16 if multiplies_bf16() else None
+def block_size(n: int, n_features: int, dtype: torch.dtype) -> int:
+    """Rows of a block, of which all but the last are equal."""
+    most = max(1, BLOCK_BYTES // (dtype.itemsize * max(1, n_features)))
+    return max(1, -(-n // max(1, -(-n // most))))
 
 
 def multiplies_bf16() -> bool:

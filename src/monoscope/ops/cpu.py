@@ -17,6 +17,7 @@ from torch.nn.functional import embedding_bag
 from monoscope.ops.blocks import Blocks, in_bf16
 from monoscope.ops.largest import kth_largest, largest_per_row
 from monoscope.ops.native import kernels
+from monoscope.ops.quantized import candidates, multiplies_int8
 from monoscope.ops.reference import chosen
 from monoscope.ops.selection import (
     AboveThreshold,
@@ -30,7 +31,6 @@ from monoscope.ops.selection import (
 )
 
 MOSTLY = 0.8  # share of entries that are not padding above which padding is computed along
-FEW = 8  # features for each that a token keeps, up to which those that fire are found first
 SAMPLE = 2**18  # scores that estimate a batch's cut
 UPDATE_ENTRIES = 2**17  # weights updated at once: 2 MB with gradients and moments
 
@@ -52,18 +52,23 @@ def encode(
     with torch.no_grad():
         z = x if center is None else x - center
         rows = W_enc.T.contiguous()  # [F, d], free when the encoder is stored feature by feature
-        native = kernels()
-        if (
-            dtype == torch.int8
-            and native is not None
-            and native.multiplies_int8
-            and isinstance(selection, TopKPerToken)
-            and len(rows) > FEW * selection.k
-        ):
-            values, indices = native.encode_topk(z, rows, b_enc, norm, selection.k)
+        in_int8 = dtype == torch.int8 and multiplies_int8()
+        if in_int8 and isinstance(selection, TopKPerToken) and not selection.few_fire:
+            values, indices = _topk_by_int8(z, rows, b_enc, norm, selection.k)
         else:
             values, indices = _encode(z, rows, b_enc, selection, norm, in_bf16(dtype, x.dtype))
     return Attach.apply(x, W_enc, b_enc, center, z, values, indices), indices
+
+
+def _topk_by_int8(z: Tensor, rows: Tensor, b_enc: Tensor, norm: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    count = min(len(rows), k + max(8, k // 2))
+    if (native := kernels()) is not None:
+        return native.encode_topk(z, rows, b_enc, norm, k, count)
+    indices = candidates(z, rows, b_enc, norm, count)
+    exact = gathered_dot(z, rows, indices).add_(b_enc[indices])
+    score = exact if norm is None else exact * norm[indices]
+    place = score.topk(k, dim=1, sorted=False).indices
+    return exact.gather(1, place).relu_(), indices.gather(1, place)
 
 
 def _encode(
@@ -100,7 +105,7 @@ def _still_kept(
 
 def _select(blocks: Blocks, selection: Selection) -> tuple[Tensor, Tensor]:
     match selection:
-        case TopKPerToken(k) if blocks.n_features <= FEW * k:
+        case TopKPerToken(k, few_fire=True):
             return _padded([_firing_per_token(*block, k) for block in blocks], blocks.n)
         case TopKPerToken() | AbsTopKPerToken() | LargestPerGroup():
             return per_token(blocks, selection)
@@ -119,7 +124,7 @@ def _padded(found: list[tuple[Tensor, Tensor, Tensor]], n: int) -> tuple[Tensor,
 
 
 def _firing_per_token(rows: slice, pre: Tensor, score: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    # Of few features seldom more than k are positive: only tokens where more are have to choose.
+    # Only tokens where more than k are positive have to choose.
     token, feature, value = above(rows, pre, score, torch.zeros(score.shape[1]))
     row = token - rows.start
     crowded = torch.bincount(row, minlength=len(score)) > k

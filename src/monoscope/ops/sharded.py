@@ -103,7 +103,7 @@ def _settled(
     """What survives of this process's features; ``local`` selects among those alone."""
     match rule:
         case TopKPerToken(k):
-            return _cut_per_token(here, local(TopKPerToken(min(k, n_features))), k, norm)
+            return _cut_per_token(here, local(replace(rule, k=min(k, n_features))), k, norm)
         case AbsTopKPerToken(k):
             return _cut_per_token(here, local(AbsTopKPerToken(min(k, n_features))), k, norm)
         case TopKPerBatch(k):

@@ -104,7 +104,7 @@ class AuxK(Term):
     }
     kind: Literal["auxk"] = "auxk"
     weight: float = Field(default=1 / 32, ge=0)
-    k_aux: int | None = Field(default=None, ge=1, description="None: the power of two nearest below d / 2")
+    k_aux: int | None = Field(default=None, ge=1, description="None: the power of two nearest below d / 8")
 
     def value(self, step: Step) -> Float[Tensor, ""]:
         """The term for one step; 0 while no feature is dead."""
@@ -116,7 +116,7 @@ class AuxK(Term):
         if n_dead == 0:
             return zero
         width = step.recon.shape[-1]
-        k_aux = min(n_dead, self.k_aux or 2 ** max(0, (width // 2).bit_length() - 1))
+        k_aux = min(n_dead, self.k_aux or 2 ** max(0, (width // 8).bit_length() - 1))
         is_signed = step.dictionary.activation.is_signed
         if is_dead is None and not is_signed and k_aux < n_dead:
             acts = step.largest_of(dead, k_aux)

@@ -118,17 +118,17 @@ class Kernels:
         bias: Float[Tensor, " F"],
         norm: Float[Tensor, " F"] | None,
         k: int,
+        candidates: int,
     ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
         """Values ``max(z @ rows.T + bias, 0)`` and features of the k largest scores of each token, features ascending.
 
-        Candidates, half as many again as k, are chosen by 8-bit products; their exact scores decide.
+        Candidates are chosen by 8-bit products; their exact scores decide.
         """
         n, d, n_features = *z.shape, len(rows)
-        assert k <= n_features, f"the {k} largest of {n_features} features"
+        assert k <= candidates <= n_features, f"the {k} largest of {candidates} candidates of {n_features} features"
         assert d <= 2**16, f"sums of {d} products of 8 bits are more than 32 bits hold"
         z, rows, bias, norm = _ready(z), _ready(rows), _ready(bias), None if norm is None else _ready(norm)
         values, features = torch.empty(n, k), torch.empty(n, k, dtype=torch.long)
-        candidates = min(n_features, k + max(8, k // 2))
         if k:
             self._run("encode_topk", z, rows, bias, norm, n, d, n_features, k, candidates, values, features)
         return values, features
