@@ -180,6 +180,29 @@ def test_the_next_feature_is_drawn_once_and_one_that_takes_long_is_waited_for(fe
     expect(contexts.locator(".strip").first).to_be_visible()
 
 
+def test_contexts_below_the_screen_follow_those_on_it(feature: Page, bundle: FeatureBundle) -> None:
+    feature.evaluate(
+        """() => {
+          window.changed = [];
+          const groups = [...document.querySelectorAll('section[id^=interval-]')];
+          for (const [name, element] of [['first', groups[0]], ['last', groups.at(-1)]])
+            new MutationObserver(() => window.changed.push(name))
+              .observe(element, { subtree: true, attributes: true, attributeFilter: ['title'] });
+        }"""
+    )
+    feature.keyboard.press("j")
+    expect(feature.get_by_role("heading", level=1)).to_have_text(f"Feature {INDEX + 1}")
+    for group in {context.interval for context in bundle.feature(INDEX + 1).contexts}:
+        stored = [one for one in bundle.feature(INDEX + 1).interval(group) if one.dup_of is None][:12]
+        places = [f"sequence {one.sequence}, tokens {one.start} to" for one in stored]
+        shown = feature.locator(f"#interval-{group} .value")
+        expect(shown).to_have_count(len(places))
+        for i, place in enumerate(places):
+            assert place in (shown.nth(i).get_attribute("title") or "")
+    changed = feature.evaluate("window.changed")
+    assert changed.index("first") < changed.index("last")
+
+
 def test_neighbors_and_logit_effects_are_the_bundles(feature: Page, bundle: FeatureBundle) -> None:
     stored = bundle.feature(INDEX)
     related = feature.get_by_role("region", name="Related")

@@ -3,13 +3,15 @@
 const GLYPHS: Record<string, string> = { '\n': '↵', '\t': '→', '\r': '␍' };
 const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/u;
 const HIDDEN_ALL = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/gu;
+/** What most text is: found faster than that nothing is hidden in it. */
+const PRINTED = /^[ -~]*$/;
 const BYTES = /^(?:\\x[0-9a-f]{2})+$/;
 const MOST = 400;
 
 /** Text with newlines, tabs and returns as glyphs, and other invisible characters as escapes. */
 export function visible(text: string): string {
   const short = text.length > MOST ? `${text.slice(0, MOST)}…` : text;
-  if (!HIDDEN.test(short)) return short;
+  if (PRINTED.test(short) || !HIDDEN.test(short)) return short;
   return short.replace(HIDDEN_ALL, (character) => {
     const glyph = GLYPHS[character];
     if (glyph) return glyph;
@@ -27,7 +29,7 @@ export function chip(text: string): string {
 
 /** Whether a token is part of a character: its bytes are shown, not its text. */
 export function isPartial(text: string): boolean {
-  return BYTES.test(text);
+  return text.startsWith('\\x') && BYTES.test(text);
 }
 
 /** The bytes of a partial token as numbers. */
