@@ -22,3 +22,13 @@ def rows(page: Page) -> list[Locator]:
 def number_of(row: Locator) -> int:
     """The feature of a row."""
     return int(row.get_by_role("link").first.inner_text())
+
+
+def copied(page: Page, item: str, menu: str | None = "Copy") -> str:
+    """What an item of a menu, or a button alone, puts on the clipboard."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    if menu is not None:
+        page.get_by_role("button", name=menu, exact=True).click()
+    page.get_by_role("button", name=item, exact=True).click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    return page.evaluate("navigator.clipboard.readText()")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,25 @@ def test_a_list_is_renamed_described_saved_and_deleted(listed: Page) -> None:
     assert rows[1] == ["demo", "3", "'=1+1"]
     listed.get_by_role("button", name="Delete", exact=True).first.click()
     expect(listed.get_by_text("No lists yet")).to_be_visible()
+
+
+def test_a_list_is_saved_as_a_picture_of_all_its_features(listed: Page, tmp_path: Path) -> None:
+    listed.set_viewport_size({"width": 1100, "height": 300})
+    listed.reload()
+    settle(listed)
+    menu = listed.get_by_role("button", name="List: more")
+    menu.click()
+    with listed.expect_download() as download:
+        listed.get_by_role("button", name="Save as SVG").click()
+    download.value.save_as(tmp_path / "list.svg")
+    drawing = ElementTree.parse(tmp_path / "list.svg").getroot()
+    texts = ["".join(one.itertext()) for one in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"3", "5", "8"} <= {text.strip() for text in texts}
+    height = float(drawing.get("height", "0"))
+    assert height > 300
+    shown = listed.locator("ol.items .strip .peak").all_inner_texts()
+    assert len(shown) >= 3
+    assert all(peak.strip() in "".join(texts) for peak in shown)
 
 
 def test_notes_are_drawn_as_text_edited_and_never_lost(listed: Page, visit: Callable[..., Any], watch: Any) -> None:

@@ -1,21 +1,18 @@
-"""What leaves a page: short addresses, frames for other pages, pictures, Python; and panels as large as the window."""
+"""What leaves a page: short addresses, pictures, Python; and panels as large as the window."""
 
 from __future__ import annotations
 
 import csv
 import json
 import struct
-import threading
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
-from ui_pages import settle
+from ui_pages import copied, settle
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -27,16 +24,9 @@ def feature(visit: Callable[..., Any]) -> Page:
     return page
 
 
-def copied(page: Page, menu: str, item: str) -> str:
-    page.get_by_role("button", name=menu, exact=True).click()
-    page.get_by_role("button", name=item, exact=True).click()
-    expect(page.get_by_text("Copied")).to_be_visible()
-    return page.evaluate("navigator.clipboard.readText()")
-
-
 def test_a_short_address_leads_to_the_same_page(feature: Page) -> None:
     before = feature.url
-    link = copied(feature, "Copy", "Link")
+    link = copied(feature, "Link")
     assert "/l/" in link
     assert len(link.split("/l/")[1].split("#")[0]) <= 12
     feature.goto("about:blank")
@@ -56,59 +46,6 @@ def test_an_address_opens_where_its_workspace_is_not_and_leads_nowhere_else(feat
         feature.goto(f"{origin}/l/0000000000#{elsewhere}")
         settle(feature)
         assert feature.url.startswith(origin)
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[HTTPServer]:
-    """A site of another origin, with one page."""
-
-    class Site(BaseHTTPRequestHandler):
-        page = ""
-
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(self.page.encode())
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    site = HTTPServer(("127.0.0.1", 0), Site)
-    thread = threading.Thread(target=site.serve_forever)
-    thread.start()
-    yield site
-    site.shutdown()
-    thread.join()
-    site.server_close()
-
-
-def test_a_frame_of_another_page_reads_by_a_token_that_changes_nothing(
-    visit: Callable[..., Any], start: Callable[..., Any], demo: Path, browser: Any, elsewhere: HTTPServer
-) -> None:
-    origin = f"http://127.0.0.1:{elsewhere.server_port}"
-    served = start(demo, settings=(f'server.allow_frame=["{origin}"]',))
-    page = visit("/d/demo/f/3", at=served)
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    frame = copied(page, "Copy", "Frame for a web page")
-    token = frame.split("token=")[1].split('"')[0]
-    assert token != served.token
-
-    elsewhere.RequestHandlerClass.page = frame  # type: ignore[attr-defined]
-    stranger = browser.new_context()
-    about = stranger.new_page()
-    about.goto(origin)
-    shown = about.frame_locator("iframe")
-    expect(shown.get_by_role("heading", level=1)).to_contain_text("Feature 3")
-    expect(shown.get_by_role("region", name="Strongest").locator(".strip").first).to_be_visible()
-    assert shown.get_by_role("navigation").count() == 0
-    stranger.close()
-
-    api, reader = f"{served.address}/api/v1", {"Authorization": f"Bearer {token}"}
-    assert httpx.get(f"{api}/library", headers=reader).status_code == 200
-    label = {"dict": "demo", "feature": 3, "text": "not mine"}
-    assert httpx.post(f"{api}/labels", json=label, headers=reader).status_code == 403
-    assert httpx.post(f"{api}/session", json={"token": token}).status_code == 403
 
 
 def test_panels_are_saved_as_pictures_of_what_they_show(feature: Page, tmp_path: Path) -> None:
@@ -152,7 +89,7 @@ def test_panels_are_saved_as_their_numbers(feature: Page) -> None:
 
 
 def test_python_of_a_panel_shows_the_same(feature: Page) -> None:
-    code = copied(feature, "Contexts: more", "Copy as Python")
+    code = copied(feature, "Copy as Python", "Contexts: more")
     out: list[Any] = []
     exec(code, {"print": lambda *words: out.append(words)})
     first = feature.get_by_role("region", name="Strongest").locator("li").first
@@ -163,7 +100,7 @@ def test_python_of_a_table_has_its_rows_in_its_order(visit: Callable[..., Any]) 
     page = visit("/d/demo?f=density%3C0.02&f=is_dead%3Dfalse&sort=-max_act")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     made: dict[str, Any] = {}
-    exec(copied(page, "Features: more", "Copy as Python"), made)
+    exec(copied(page, "Copy as Python", "Features: more"), made)
     shown = [row.get_by_role("link").inner_text() for row in page.get_by_role("row").all()[1:6]]
     assert [str(feature) for feature in made["table"].column("feature").to_pylist()[:5]] == shown
 

@@ -77,6 +77,9 @@ def test_a_reader_looks_at_everything_and_changes_nothing(server: Server, client
             assert reader.get(f"/api/v1{path}").status_code == 200
         label = {"dict": "some-run", "feature": 7, "text": "not mine"}
         assert reader.post("/api/v1/labels", json=label).status_code == 403
+        assert reader.post("/api/v1/steer", json={}).status_code == 403
+        text = {"dict": "some-run", "feature": 7, "text": "x"}
+        assert reader.post("/api/v1/activate/feature", json=text).status_code not in (401, 403)
         assert reader.delete("/api/v1/bookmarks", params={"dict": "some-run", "feature": 7}).status_code == 403
     with httpx.Client(base_url=server.address, trust_env=False) as browser:
         assert browser.post("/api/v1/session", json={"token": token}).status_code == 403

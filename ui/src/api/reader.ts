@@ -4,4 +4,4 @@
 const found = /(?:^#|&)token=([0-9A-Za-z._-]+)/.exec(location.hash);
 
 /** What every request is to say of itself; null where the cookie does. */
-export const bearer: string | null = found && /\/embed\//.test(location.pathname) ? `Bearer ${found[1]}` : null;
+export const bearer: string | null = found && (/\/embed\//.test(location.pathname) || new URLSearchParams(location.search).get('embed') === 'true') ? `Bearer ${found[1]}` : null;

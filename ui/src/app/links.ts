@@ -24,6 +24,19 @@ export async function linkHere(): Promise<string> {
   }
 }
 
+/** What shows a page of the interface within another page: it reads by a token that changes nothing. */
+export async function frameOf(path: string, title: string, height: number): Promise<string> {
+  const { token } = await api.get<{ token: string | null }>('session/reader');
+  const url = new URL(href(path), location.href);
+  if (token) url.hash = `token=${token}`;
+  return `<iframe src="${quoted(url.href)}" title="${quoted(title)}" width="100%" height="${height}"></iframe>`;
+}
+
+/** Text within the quotes of an attribute. */
+function quoted(text: string): string {
+  return text.replace(/[&"<>]/g, (character) => `&#${character.charCodeAt(0)};`);
+}
+
 /** Where a short address leads. Throws a Problem where neither the workspace nor the address says it. */
 export async function follow(id: string, signal?: AbortSignal): Promise<string> {
   const written = decodeURIComponent(router.url.hash.slice(1));

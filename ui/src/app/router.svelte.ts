@@ -30,8 +30,17 @@ function within(url: URL): string {
   return `/${path}`;
 }
 
+/** Frames of other sites ask for a feature's own page with ?embed=true: here that is a page of its own. */
+function framed(url: URL): URL {
+  if (url.searchParams.get('embed') !== 'true' || !/^\/d\/[^/]+\/f\/[^/]+\/?$/.test(within(url))) return url;
+  url.searchParams.delete('embed');
+  url.pathname = `${base.pathname}embed${within(url)}`;
+  history.replaceState(history.state, '', url);
+  return url;
+}
+
 class Router {
-  url = $state.raw(new URL(location.href));
+  url = $state.raw(framed(new URL(location.href)));
   /** Counts navigations to another page, so that focus and scroll can follow them. */
   visits = $state(0);
   routes: Route[] = [];
@@ -143,10 +152,9 @@ export function ownPlace(name: string): { readonly params: Record<string, string
 
 /** Address of a page of the interface: href('/d/x', {sort: '-density'}). Empty values are left out. */
 export function href(path: string, query: Changes = {}): string {
-  const url = new URL(base);
-  url.pathname = base.pathname + path.replace(/^\//, '');
-  for (const [name, value] of Object.entries(query)) put(url.searchParams, name, value);
-  return url.pathname + url.search;
+  const params = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) put(params, name, value);
+  return `${base.pathname}${path.replace(/^\//, '')}${params.size ? `?${params}` : ''}`;
 }
 
 export function featureHref(dict: string, feature: number, query: Changes = {}): string {

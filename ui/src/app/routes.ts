@@ -17,6 +17,7 @@ export const routes: Route[] = [
   { path: '/settings', name: 'settings', load: () => import('$/pages/Settings.svelte'), rail: { title: 'Settings', icon: 'settings' } },
   { path: '/l/:link', name: 'link', load: () => import('$/pages/Link.svelte') },
   { path: '/embed/d/:dict/f/:feature', name: 'embed', load: () => import('$/pages/Embed.svelte'), bare: true },
+  { path: '/embed/lists/:list', name: 'embedlist', load: () => import('$/pages/EmbedList.svelte'), bare: true },
   { path: '/d/:dict', name: 'dictionary', load: () => import('$/pages/Dictionary.svelte') },
   { path: '/d/:dict/f/:feature', name: 'feature', load: () => import('$/pages/Feature.svelte') },
 ];

@@ -30,6 +30,7 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 SMALL = 65_536  # bytes of JSON that are checked on the event loop; larger bodies are checked in a thread
 SESSION = "/api/v1/session"
 LIVE = ("activate", "activate/feature", "activate/diff", "steer", "worker/warm")
+READ = f"/api/v1/{LIVE[1]}"  # posted, and within what the token of readers is for
 HARMLESS = frozenset({SESSION, *(f"/api/v1/{path}" for path in LIVE)})  # posted, and nothing is changed by it
 
 
@@ -160,7 +161,7 @@ class Guard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         cookie = cookie_parser(headers.get("cookie", "")).get(self._door.cookie)
         bearer = token.strip() if scheme.lower() == "bearer" else None
-        reads = scope["method"] in SAFE
+        reads = scope["method"] in SAFE or route_path(scope) == READ
         refuse(self._door.admits(_address(scope), token=bearer, cookie=cookie, reads=reads))
 
 
