@@ -54,6 +54,7 @@ def card_fields(state: State, entry: Entry, n_labels: int | None) -> dict[str, A
         "bytes": sum(file.bytes for file in manifest.files),
         "created": manifest.created,
         "live": state.library.is_live(entry),
+        "chat": state.library.has_chat(entry),
         "n_labels": n_labels,
     }
 

@@ -181,9 +181,32 @@ def test_two_texts_are_compared_token_by_token(page: Page) -> None:
     expect(page.get_by_role("textbox", name="Second text")).to_have_count(0)
 
 
+def test_chat_is_offered_where_there_is_a_template(
+    visit: Callable[..., Any], library: Any, watch: Any, page: Page
+) -> None:
+    kinds = page.get_by_role("group", name="Kind of prompt")
+    expect(kinds).to_have_count(0)  # the bundled model has none
+    page.goto(f"{library.address}/steer")
+    settle(page)
+    expect(page.get_by_role("textbox", name="Prompt")).to_be_visible()
+    expect(kinds).to_have_count(0)
+
+    def with_template(route: Any) -> None:
+        cards = route.fetch().json()
+        for card in cards["dictionaries"]:
+            card["chat"] = True
+        route.fulfill(json=cards)
+
+    page.route("**/api/v1/library", with_template)
+    for path in ("steer", "activate"):
+        page.goto(f"{library.address}/{path}")
+        settle(page)
+        expect(kinds.get_by_role("button", name="Chat")).to_be_visible()
+
+
 def test_a_model_without_a_template_says_so(page: Page, watch: Any) -> None:
     watch.allow("status of 422")
-    page.get_by_role("button", name="Chat").click()
+    page.goto(page.url.split("/activate")[0] + '/activate?dicts=demo&chat=[["user","for i"]]')
     expect(page.get_by_role("alert")).to_contain_text("chat template", timeout=LONG)
     page.get_by_role("textbox", name="Turn 1").fill("hello")
     page.get_by_role("button", name="Turn", exact=True).click()

@@ -160,3 +160,14 @@ def test_a_dictionary_that_is_not_there_is_a_clear_error(visit: Callable[..., An
     watch.allow("status of 404")
     page = visit("/d/nothing-like-this")
     expect(page.get_by_role("alert")).to_contain_text("nothing-like-this")
+
+
+def test_python_of_the_overview_reads_the_bundle(visit: Callable[..., Any], demo: Path) -> None:
+    page = visit("/d/demo")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Overview: more").click()
+    page.get_by_role("button", name="Copy as Python").click()
+    expect(page.get_by_text("Copied Python")).to_be_visible()
+    made: dict[str, Any] = {}
+    exec(page.evaluate("navigator.clipboard.readText()"), made)
+    assert made["bundle"].path == demo / "features.mono"

@@ -161,3 +161,26 @@ def test_a_reference_to_the_hub_says_how_it_comes_here(
     page.get_by_label("Open a path").fill("hf://ada/dictionary/l2")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("hf download ada/dictionary --include 'l2/*'")
+
+
+def test_the_library_is_saved_as_a_table_and_written_as_python(
+    visit: Callable[..., Any], library: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = visit("/", at=library)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    cards = page.get_by_role("article").count()
+    page.get_by_role("button", name="Dictionaries: more").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as JSON").click()
+    download.value.save_as(tmp_path / "dictionaries.json")
+    rows = json.loads((tmp_path / "dictionaries.json").read_text())
+    assert len(rows) == cards
+    assert {row["name"]: row["n_features"] for row in rows}["early"] == 192
+    page.get_by_role("button", name="Dictionaries: more").click()
+    page.get_by_role("button", name="Copy as Python").click()
+    expect(page.get_by_text("Copied Python")).to_be_visible()
+    exec(page.evaluate("navigator.clipboard.readText()"), {})
+    assert capsys.readouterr().out.count("'fvu'") == cards
+    page.get_by_role("button", name="Runs: more").click()
+    page.get_by_role("button", name="Maximize").click()
+    assert "panel=runs" in page.url

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,3 +105,17 @@ def test_what_is_not_there_is_said(visit: Callable[..., Any], watch: Any) -> Non
     page.get_by_role("button", name="Meaning").click()
     page.get_by_role("combobox", name="Search features").fill("brackets")
     expect(page.get_by_text("embedding", exact=False).first).to_be_visible()
+
+
+def test_hits_are_saved_as_a_table(visit: Callable[..., Any], tmp_path: Path) -> None:
+    page = visit("/search?q=self&mode=token")
+    options = page.get_by_role("listbox", name="Features").get_by_role("option")
+    expect(options.first).to_be_visible()
+    shown = options.locator(".index").all_text_contents()
+    page.get_by_role("button", name="Found: more").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    download.value.save_as(tmp_path / "found.csv")
+    rows = list(csv.DictReader((tmp_path / "found.csv").read_text().splitlines()))
+    assert [row["feature"] for row in rows] == shown
+    assert {row["dict"] for row in rows} == {"demo"}

@@ -1378,7 +1378,7 @@ export interface components {
          * Card
          * @description A dictionary's feature bundle in one view.
          *
-         *     live: the dictionary and its model are at hand, so new text can be run
+         *     live: the dictionary and its model are at hand, so new text can be run; chat: its tokenizer has a chat template
          *     n_labels: features with a label, null while the workspace is still being opened
          *     layer: of the first site it reads, null for places outside the layers
          */
@@ -1420,6 +1420,8 @@ export interface components {
             created: string | null;
             /** Live */
             live: boolean;
+            /** Chat */
+            chat: boolean;
             /** N Labels */
             n_labels: number | null;
         };
@@ -1769,6 +1771,8 @@ export interface components {
             created: string | null;
             /** Live */
             live: boolean;
+            /** Chat */
+            chat: boolean;
             /** N Labels */
             n_labels: number | null;
             /** Manifest */

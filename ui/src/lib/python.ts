@@ -12,7 +12,7 @@ function opened(path: string, name = 'bundle'): string {
 const IMPORT = 'from monoscope.features import FeatureBundle\n';
 
 export function ofOverview(path: string): string {
-  return `${IMPORT}\n${opened(path)}bundle.manifest.stats\nbundle.column("density")\n`;
+  return `${IMPORT}\n${opened(path)}bundle.manifest["stats"]\nbundle.column("density")\n`;
 }
 
 const ADDED = new Set(['score', 'bookmarked']);
@@ -41,7 +41,7 @@ function expression({ column, op, value }: Condition): string {
 
 /** The numbers of several bundles. */
 export function ofCards(cards: readonly { path: string }[]): string {
-  return `${IMPORT}\nfor path in ${text(cards.map((card) => card.path))}:\n    bundle = FeatureBundle.open(path)\n    print(bundle.path.name, bundle.manifest.stats)\n`;
+  return `${IMPORT}\nfor path in ${text(cards.map((card) => card.path))}:\n    bundle = FeatureBundle.open(path)\n    print(bundle.path.name, bundle.manifest["stats"])\n`;
 }
 
 /** A curve of training runs. */

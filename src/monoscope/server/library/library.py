@@ -16,7 +16,7 @@ from monoscope.core.errors import DataError, MonoscopeError
 from monoscope.features.bundle import FeatureBundle
 from monoscope.server.library.discover import discover, is_inside
 from monoscope.server.library.manifest import Manifest, SourcePart, open_bundle
-from monoscope.server.library.models import find_model
+from monoscope.server.library.models import find_model, has_template
 from monoscope.server.library.slugs import slug
 from monoscope.server.library.weights import fingerprint_weights
 
@@ -185,6 +185,11 @@ class Library:
     def is_live(self, entry: Entry) -> bool:
         """Whether new text can be run: the dictionary and its model are both here."""
         return self.dictionary_path(entry) is not None and self.model_path(entry) is not None
+
+    def has_chat(self, entry: Entry) -> bool:
+        """Whether the model's tokenizer turns conversations into text."""
+        model = self.model_path(entry)
+        return model is not None and has_template(model)
 
     def _bundle(self, path: Path, root: Path) -> Entry | Fault:
         for known in (*self._entries.values(), *self._faults.values()):

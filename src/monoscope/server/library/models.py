@@ -5,15 +5,19 @@ A bundle can come from anybody, so the path it may name is followed only inside 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
 from monoscope.server.library.discover import is_inside
 
 BUNDLED = "bundled"
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+MOST_SETTINGS = 20_000_000
 
 
 def find_model(name: str | None, roots: Iterable[Path], models: Iterable[Path]) -> Path | None:
@@ -30,6 +34,19 @@ def find_model(name: str | None, roots: Iterable[Path], models: Iterable[Path]) 
     if path.is_absolute() and any(is_inside(path, root) for root in (*roots, *known)) and _is_model(path):
         return path
     return _cached(name)
+
+
+@lru_cache(256)
+def has_template(model: Path) -> bool:
+    """Whether a model's directory holds a chat template: in a file of its own, or in the tokenizer's settings."""
+    if any((model / name).is_file() for name in TEMPLATES):
+        return True
+    try:
+        with (model / "tokenizer_config.json").open(encoding="utf-8") as file:
+            settings = json.loads(file.read(MOST_SETTINGS))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(settings, dict) and bool(settings.get("chat_template"))
 
 
 def _is_model(path: Path) -> bool:

@@ -45,7 +45,7 @@ class Stats(Wire):
 class Card(Wire):
     """A dictionary's feature bundle in one view.
 
-    live: the dictionary and its model are at hand, so new text can be run
+    live: the dictionary and its model are at hand, so new text can be run; chat: its tokenizer has a chat template
     n_labels: features with a label, null while the workspace is still being opened
     layer: of the first site it reads, null for places outside the layers
     """
@@ -69,6 +69,7 @@ class Card(Wire):
     bytes: int
     created: str | None
     live: bool
+    chat: bool
     n_labels: int | None
 
 
