@@ -33,17 +33,19 @@ def analyze(
         lms = settings.language_models()
         settings.check_models(dictionary, lms)
         first = next(iter(lms.values()))
-        source = settings.source(lms, settings.windows(first), dict.fromkeys((*dictionary.reads, *dictionary.writes)))
+        sites = dict.fromkeys((*dictionary.reads, *dictionary.writes))
+        source = settings.source(lms, settings.windows(first), sites)
         if rank == 0:
             added = partial(memory.of_analysis, lms=lms, source=source, dictionary=dictionary)
             memory.check(settings, added, memory.ANALYZE, as_json=as_json)
-        if rank > 0:
-            with silent():
-                analyze_part(dictionary, source, out, rank, ranks, config=settings.analysis)
-            return
         # What a feature promotes is a question to one model: of several, only the tokens' text is taken.
         asked: dict[str, Any] = {"tokenizer": first.tokenizer} if settings.models else {"lm": first}
-        bundle = describe(dictionary, source, out, **asked, config=settings.analysis, ranks=ranks, force=force)
+        with settings.sharing(lms.get(""), sites):
+            if rank > 0:
+                with silent():
+                    analyze_part(dictionary, source, out, rank, ranks, config=settings.analysis)
+                return
+            bundle = describe(dictionary, source, out, **asked, config=settings.analysis, ranks=ranks, force=force)
         write_text(out / "analyze.toml", settings.to_toml())
         measured = {name: value for name, value in bundle.manifest["stats"].items() if value is not None}
         tokens = bundle.manifest["data"]["n_tokens"]

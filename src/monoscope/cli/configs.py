@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
@@ -11,6 +12,7 @@ from pydantic import Field, model_validator
 
 from monoscope.cli.reading import Reading
 from monoscope.core.errors import ConfigError, MismatchError
+from monoscope.core.ranks import rank_and_ranks
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary, Recipe
 from monoscope.features import Analysis
@@ -18,6 +20,7 @@ from monoscope.harvest.source import ActivationSource
 from monoscope.harvest.store import ActivationStore, DtypeName, OnCorrupt
 from monoscope.harvest.text import StandardLibrary, TextSource
 from monoscope.models.language_model import LanguageModel
+from monoscope.parallel.mesh import meshed
 from monoscope.training import Parallel, RunConfig, Training
 from monoscope.training.suite import Suite
 
@@ -30,6 +33,25 @@ class Bounded(Reading):
     memory_gb: float | None = Field(
         default=None, gt=0, description="GB it may take, by prediction; None: what is free when it starts"
     )
+    share_model: bool = Field(
+        default=False, description="under torchrun, each process holds a share of the model's blocks, in place of all"
+    )
+
+    @model_validator(mode="after")
+    def _one_is_shared(self) -> Self:
+        if self.share_model and self.models:
+            raise ValueError("share_model: the weights of one model can be shared; of several, each process holds all")
+        return self
+
+    @contextmanager
+    def sharing(self, lm: LanguageModel | None, sites: Iterable[Site]) -> Iterator[None]:
+        """Within the block, the processes that torchrun started share the model's weights, if they are to."""
+        if not self.share_model or lm is None or rank_and_ranks()[1] == 1:
+            yield
+            return
+        with meshed(device=lm.device) as mesh:
+            lm.share_weights_(mesh.every, tuple(sites))
+            yield
 
 
 class HarvestConfig(Bounded):
@@ -67,6 +89,7 @@ class TrainConfig(Bounded):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         given = sorted(name for name, value in Reading() if value != getattr(self, name))
+        given += ["share_model"] * self.share_model
         if self.activations is not None and given:
             raise ValueError(f"activations are read from {self.activations}; {', '.join(given)} would have no effect")
         return self
@@ -94,6 +117,11 @@ class TrainConfig(Bounded):
                 raise ValueError(
                     f"{where}the recipe asks the language model, for a term or its start; train on a model as it "
                     f"reads, in place of {self.activations}"
+                )
+            if run.recipe.needs_model and self.share_model:
+                raise ValueError(
+                    f"{where}the recipe asks the language model, for a term or its start, which each process has to "
+                    "hold whole; leave share_model out"
                 )
             if run.recipe.needs_model and self.models:
                 raise ValueError(

@@ -37,11 +37,12 @@ def harvest(
         if rank == 0:
             memory.check(settings, lambda s: memory.of_harvest(s, lms, source), memory.HARVEST, as_json=as_json)
         how: dict[str, Any] = {"dtype": settings.store_dtype, "shard_tokens": settings.shard_tokens, "force": force}
-        if rank > 0:
-            with silent():
-                harvest_part(source, out, rank, ranks, **how)
-            return
-        store = write(source, out, ranks=ranks, **how)
+        with settings.sharing(lms.get(""), sites):
+            if rank > 0:
+                with silent():
+                    harvest_part(source, out, rank, ranks, **how)
+                return
+            store = write(source, out, ranks=ranks, **how)
         write_text(out / "harvest.toml", settings.to_toml())
         size = sum(shard.bytes for shard in store.shards)
         widths = {str(site): width for site, width in store.widths.items()}

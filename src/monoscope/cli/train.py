@@ -45,19 +45,20 @@ def train(
             refuse_existing(out, force=force)
         source, lm = settings.open()
         memory.check(settings, lambda s: memory.of_training(s, lm, source), memory.TRAIN, as_json=as_json)
-        training.train(
-            [run.recipe for run in runs.values()],
-            source,
-            reads=[run.reads for run in runs.values()],
-            writes=[run.writes for run in runs.values()],
-            training=[run.training for run in runs.values()],
-            names=list(runs),
-            lm=lm,
-            out=out,
-            resume=resume,
-            force=force,
-            parallel=settings.parallel,
-        )
+        with settings.sharing(lm, source.sites):
+            training.train(
+                [run.recipe for run in runs.values()],
+                source,
+                reads=[run.reads for run in runs.values()],
+                writes=[run.writes for run in runs.values()],
+                training=[run.training for run in runs.values()],
+                names=list(runs),
+                lm=lm,
+                out=out,
+                resume=resume,
+                force=force,
+                parallel=settings.parallel,
+            )
         if rank == 0:
             show({"dictionaries": {str(out / name): summary(out / name) for name in runs}}, as_json=as_json)
 

@@ -30,7 +30,7 @@ from monoscope.features.corpus import Corpus
 from monoscope.features.firings import Firings
 from monoscope.features.settings import Analysis
 from monoscope.harvest import ActivationSource
-from monoscope.harvest.source import summed
+from monoscope.harvest.source import in_step, summed
 
 SAVE_EVERY = 300.0
 """Seconds between two savings."""
@@ -83,7 +83,7 @@ class Survey:
             self._restore(path, source)
         total = source.n_tokens if tokens is None else min(tokens, source.n_tokens or tokens)
         clock = time.monotonic()
-        with interruptible() as interrupted, progress(title, total) as bar:
+        with interruptible() as interrupted, progress(title, total) as bar, in_step(source):
             bar.advance(self.activity.n_tokens)
             for batch in () if self.is_complete else source:
                 firings = Firings.of(batch, self.dictionary, self.corpus.next)

@@ -27,8 +27,8 @@ class Ahead(ActivationSource):
     def __init__(self, source: ActivationSource, device: torch.device, batches: int) -> None:
         assert batches >= 1, f"at least one batch is read ahead, found {batches}"
         self.source, self.device, self.batches = source, device, batches
-        self.sites, self.widths, self.n_tokens, self.first_row = (
-            source.sites, source.widths, source.n_tokens, source.first_row
+        self.sites, self.widths, self.n_tokens, self.first_row, self.models = (
+            source.sites, source.widths, source.n_tokens, source.first_row, source.models
         )  # fmt: skip
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._forget()

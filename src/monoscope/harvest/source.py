@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -203,3 +204,11 @@ def take(source: ActivationSource, tokens: int) -> Taken:
     A shuffle inside a training run reads ahead; around ``take`` it does not read what the run will never use.
     """
     return Taken(source, tokens)
+
+
+@contextmanager
+def in_step(source: ActivationSource) -> Iterator[None]:
+    """Within the block, processes that share a model's weights read at their own pace; it ends once all have read."""
+    yield
+    for model in source.models:
+        model.catch_up()

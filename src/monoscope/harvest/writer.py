@@ -31,7 +31,7 @@ from monoscope.core.stores.claims import Claim, held
 from monoscope.core.stores.remote import Location, location, sizes, staged
 from monoscope.harvest.parts import JOURNAL, LOCKS, clear, directory_of, in_the_making, joined, journal_of, refuse
 from monoscope.harvest.shards import Shard, check_size, checksum
-from monoscope.harvest.source import ActivationSource, first_not_finite
+from monoscope.harvest.source import ActivationSource, first_not_finite, in_step
 from monoscope.harvest.store import DTYPES, FIELDS, SCHEMA, VERSION, ActivationStore, DtypeName
 
 
@@ -108,7 +108,7 @@ def _write_part(
             clear(partial, ranks, force=force)
         writer = _Writer(directory, job, dtype, claim)
         writer.resume(own, force=force)
-        with progress(title, own.n_tokens) as bar:
+        with progress(title, own.n_tokens) as bar, in_step(own):
             bar.advance(writer.tokens)
             for batch in () if writer.is_complete else own:
                 writer.add(batch)

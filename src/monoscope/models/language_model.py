@@ -25,7 +25,7 @@ from monoscope.models.hooks import Tap, tapped
 from monoscope.models.inputs import Inputs, Mask, Tokens, padding_first, positions_of
 from monoscope.models.layout import Layout
 from monoscope.models.loading import load
-from monoscope.models.sharing import read_shared
+from monoscope.models.sharing import SharedWeights, read_shared
 from monoscope.models.unembedding import Unembedding, unembedding
 
 
@@ -84,6 +84,7 @@ class LanguageModel:
         self._edits_rest = False
         self.readers = Axis()
         """Processes that share the rows of what is read, and all read the same."""
+        self._weights: SharedWeights | None = None
 
     @classmethod
     def from_pretrained(
@@ -179,7 +180,33 @@ class LanguageModel:
         """
         return read_shared(self.readers, lambda rows, own: self._read(rows, sites, own), tokens, mask)
 
+    def share_weights_(self, axis: Axis, sites: Sequence[Site | str]) -> None:
+        """Leave this process its share of the blocks' weights; from now on the processes of the axis read together.
+
+        Each reads what it likes, when it likes, at ``sites``, and calls ``catch_up`` where it waits for others in any
+        other way. What is outside of the blocks stays whole: embeddings, the final norm, the unembedding. Raises
+        ModelError for an architecture without a table of its blocks.
+        """
+        if not self._layout.blocks:
+            raise ModelError(f"the weights of {self.name} cannot be shared: it is not known where its blocks are")
+        resolved = [self.resolve(site) for site in sites]
+        for site in resolved:
+            self.width(site)  # a question to the whole model, as the next
+        self.fingerprint()
+        blocks = [block for stack in self._layout.blocks.values() for block in stack]
+        self._weights = SharedWeights(self.hf, blocks, axis, resolved)
+
+    def catch_up(self) -> None:
+        """Take part in what other processes that share the weights read, until none of them reads on."""
+        while self._weights is not None and self._weights.any_reads(reads=False):
+            self._pass(self._inputs.smallest(), self._weights.sites, None)
+
     def _read(self, tokens: Tokens, sites: Sequence[Site | str], mask: Mask | None) -> dict[Site, Tensor]:
+        if self._weights is not None:
+            self._weights.any_reads(reads=True)
+        return self._pass(tokens, sites, mask)
+
+    def _pass(self, tokens: Tokens, sites: Sequence[Site | str], mask: Mask | None) -> dict[Site, Tensor]:
         wanted = {self.resolve(site): None for site in sites}
         seen: dict[Site, Tensor] = {}
 
@@ -194,6 +221,8 @@ class LanguageModel:
         if not wanted:
             return {}
         with ExitStack() as hooks:
+            if self._weights is not None:
+                hooks.callback(self._weights.let_go)
             for site in wanted:
                 hooks.enter_context(tapped(self._layout.place(site), keeper(site)))
             try:

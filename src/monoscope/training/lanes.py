@@ -31,7 +31,7 @@ class Lanes(ActivationSource):
         self.own, self._cut, self._cuts = lanes_of(mesh.data, n_lanes)
         self.lanes = {number: open_lane(number) for number in self.own}
         first = self.lanes[self.own[0]]
-        self.sites, self.widths, self.n_tokens = first.sites, first.widths, None
+        self.sites, self.widths, self.n_tokens, self.models = first.sites, first.widths, None, first.models
 
     @property
     def info(self) -> dict[str, Any]:

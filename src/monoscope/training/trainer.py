@@ -15,7 +15,7 @@ from monoscope.core.interrupts import interruptible
 from monoscope.core.io import remove
 from monoscope.core.mesh import ALONE, Mesh
 from monoscope.core.progress import progress
-from monoscope.harvest.source import ActivationSource
+from monoscope.harvest.source import ActivationSource, in_step
 from monoscope.parallel.mesh import together
 from monoscope.training.checkpoint import save_checkpoint
 from monoscope.training.log import Log, sync_log
@@ -123,7 +123,8 @@ def _until(source: ActivationSource, n_steps: int, mesh: Mesh) -> Iterator[Activ
     stream = iter(source)
     for number in range(n_steps):
         with together(mesh):
-            batch = next(stream, None)
+            with in_step(source):
+                batch = next(stream, None)
             if batch is None:
                 left = n_steps - number
                 raise DataError(f"the activations ended {left} steps too soon; train on fewer tokens, or repeat them")

@@ -104,6 +104,46 @@ def test_two_processes_train_one_dictionary(call: Call, train_config: Path) -> N
 
 
 @pytest.mark.slow
+def test_processes_share_the_weights_of_the_model(call: Call, harvest_config: Path, train_config: Path) -> None:
+    """What is harvested, trained and analyzed is what it is where each process holds the whole model."""
+    shared = ("--set", "share_model=true")
+    assert call("harvest", harvest_config, "--out", "acts").code == 0
+    done = torchrun(2, "harvest", harvest_config, "--out", "by2", *shared)
+    assert done.returncode == 0, done.stderr
+    assert all(torch.equal(a, b) for a, b in zip(stored(Path("by2")), stored(Path("acts")), strict=True))
+
+    for name, more in (("whole", ()), ("sae", shared)):
+        done = torchrun(2, "train", train_config, "--out", name, *more)  # each reads text of its own
+        assert done.returncode == 0, done.stderr
+    whole, sae = (load(name).state_dict() for name in ("whole", "sae"))
+    assert all(torch.equal(sae[name], value) for name, value in whole.items())
+
+    Path("examine.toml").write_text('dictionary = "sae"\nwindows_per_batch = 2\nanalysis.tokens = 300\n')
+    for name, more in (("whole.mono", ()), ("sae.mono", shared)):
+        done = torchrun(2, "analyze", "examine.toml", "--out", name, *more)
+        assert done.returncode == 0, done.stderr
+    bundles = [FeatureBundle.open(name) for name in ("whole.mono", "sae.mono")]
+    files = [{file["path"]: file["sha256"] for file in bundle.manifest["files"]} for bundle in bundles]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (("model=bundled", "models.a=bundled", "models.b=bundled"), "the weights of one model can be shared"),
+        (("recipe.terms.end_to_end.kind=end_to_end",), "which each process has to hold whole"),
+    ],
+)
+def test_models_whose_weights_cannot_be_shared(
+    call: Call, train_config: Path, changes: tuple[str, ...], says: str
+) -> None:
+    settings = [word for change in ("share_model=true", *changes) for word in ("--set", change)]
+    refused = call("train", train_config, "--out", "sae", *settings)
+    assert refused.code == 2
+    assert says in refused.err
+
+
+@pytest.mark.slow
 def test_of_what_cannot_be_shared_one_process_says_so(call: Call, train_config: Path) -> None:
     done = torchrun(2, "train", train_config, "--out", "run", "--set", "parallel.features=3")
     assert done.returncode == 1
