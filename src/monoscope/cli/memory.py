@@ -22,8 +22,10 @@ from monoscope.core.memory import advice, available, resident
 from monoscope.core.ranks import local_rank_and_ranks, rank_and_ranks
 from monoscope.core.site import Site
 from monoscope.dictionaries import Dictionary
+from monoscope.features.collectors.sample import MAX_ENTRIES, MAX_TOKENS
 from monoscope.harvest import ActivationSource, ActivationStore
 from monoscope.models import LanguageModel
+from monoscope.ops import AbsTopKPerToken, TopKPerToken
 from monoscope.training.memory import FLOAT, need_of, training_bytes
 
 HARVEST = {"shard_tokens": 1024, "windows_per_batch": 1}
@@ -38,9 +40,11 @@ ANALYZE = {"windows_per_batch": 1, "analysis.tokens": 10_000}
 SLACK = 80e6  # bytes of libraries that load, and of what the allocator keeps, once work begins
 STORED = {"fp32": 4, "bf16": 2, "fp16": 2}
 HARVEST_COPIES = 3  # of a shard: batches, joined, as bytes of its file
-PER_FEATURE = 3000  # bytes of an analysis: counts, bins, thresholds of samples
+PER_FEATURE = 12_000  # bytes of an analysis: 1024 bins of 4, the tokens it fires on, columns of the bundle
 PER_CANDIDATE = 150  # bytes of a context that may be shown
 CANDIDATES = 130  # of a feature, at most
+PER_ENTRY = 80  # bytes of what fires in the sampled sequences: kept, sorted by feature, and paired
+FIRING = 64  # features of a token, where the function does not say how many
 
 B = TypeVar("B", bound=Bounded)
 
@@ -116,8 +120,12 @@ def of_analysis(
     selection = dictionary.activation.frozen().selection
     dense = tokens * n * FLOAT * 2 if selection is None else 0
     read = source.n_tokens or 0 if settings.analysis.tokens is None else settings.analysis.tokens
-    candidates = min(n * CANDIDATES, read * 64)
-    return _reading(settings, lms.values(), source.widths) + dense + n * PER_FEATURE + candidates * PER_CANDIDATE
+    firing = selection.k if isinstance(selection, (TopKPerToken, AbsTopKPerToken)) else FIRING
+    candidates = min(n * CANDIDATES, read * firing)
+    entries = min(MAX_ENTRIES, min(MAX_TOKENS, read) * firing)
+    # Twice, as what is collected lands between the parts of a batch, and the allocator keeps the holes.
+    reading = 2 * _reading(settings, lms.values(), source.widths)
+    return reading + dense + n * PER_FEATURE + candidates * PER_CANDIDATE + entries * PER_ENTRY
 
 
 def _reading(settings: Any, lms: Iterable[LanguageModel], widths: Mapping[Site, int], *, readers: int = 1) -> float:
