@@ -37,9 +37,10 @@ def checked(thing: T, *, typechecker: Callable[[T], T]) -> T:
         return thing
     if inspect.isgeneratorfunction(thing):  # its arguments are checked when it is called, not at its first step
         return originally(thing, typechecker=typechecker)
-    thing.__annotations__ = {name: meaning(hint, thing.__globals__) for name, hint in thing.__annotations__.items()}
-    inner = typechecker(thing)
-    if not any(map(has_shape, thing.__annotations__.values())):
+    meant = resolved(thing)
+    inner = typechecker(meant)
+    functools.update_wrapper(inner, thing)  # with annotations as they are written, for whoever reads them later
+    if not any(map(has_shape, meant.__annotations__.values())):
         return inner
 
     @functools.wraps(inner)
@@ -48,6 +49,14 @@ def checked(thing: T, *, typechecker: Callable[[T], T]) -> T:
             return inner(*arguments, **options)
 
     return call  # type: ignore[return-value]
+
+
+def resolved(thing: FunctionType) -> FunctionType:
+    """A copy of a function whose annotations are what they mean."""
+    copy = FunctionType(thing.__code__, thing.__globals__, thing.__name__, thing.__defaults__, thing.__closure__)
+    copy.__kwdefaults__, copy.__module__, copy.__qualname__ = thing.__kwdefaults__, thing.__module__, thing.__qualname__
+    copy.__annotations__ = {name: meaning(hint, thing.__globals__) for name, hint in thing.__annotations__.items()}
+    return copy
 
 
 def meaning(hint: Any, names: dict[str, Any]) -> Any:

@@ -83,6 +83,15 @@ def test_dataclasses_and_generators() -> None:
         rows(torch.ones(2))
 
 
+def test_annotations_stay_as_they_were_written() -> None:
+    def later(x: Float[Tensor, "n"], y: Unknown) -> Unknown:
+        return y
+
+    before = dict(later.__annotations__)
+    assert around(later).__annotations__ == before
+    assert later.__annotations__ == before
+
+
 def test_the_package_is_checked(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("--jaxtyping-packages"):
         pytest.skip("left out of this run")

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from monoscope.core.errors import ConfigError, OutputError, UserError
-from monoscope.demo import run
+from monoscope.demo.run import run
 from monoscope.dictionaries import Dictionary
 from monoscope.evals import evaluate as measure
 from monoscope.features import Analysis
