@@ -84,7 +84,7 @@ def test_dataclasses_and_generators() -> None:
 
 
 def test_annotations_stay_as_they_were_written() -> None:
-    def later(x: Float[Tensor, "n"], y: Unknown) -> Unknown:
+    def later(x: Float[Tensor, " n"], y: Unknown) -> Unknown:
         return y
 
     before = dict(later.__annotations__)
