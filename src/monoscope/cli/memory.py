@@ -25,8 +25,7 @@ from monoscope.dictionaries import Dictionary
 from monoscope.features.collectors.sample import MAX_ENTRIES, MAX_TOKENS
 from monoscope.harvest import ActivationSource, ActivationStore
 from monoscope.models import LanguageModel
-from monoscope.ops import AbsTopKPerToken, TopKPerToken
-from monoscope.training.memory import FLOAT, need_of, training_bytes
+from monoscope.training.memory import FLOAT, firing, need_of, training_bytes
 
 HARVEST = {"shard_tokens": 1024, "windows_per_batch": 1}
 TRAIN = {
@@ -44,7 +43,6 @@ PER_FEATURE = 12_000  # bytes of an analysis: 1024 bins of 4, the tokens it fire
 PER_CANDIDATE = 150  # bytes of a context that may be shown
 CANDIDATES = 130  # of a feature, at most
 PER_ENTRY = 80  # bytes of what fires in the sampled sequences: kept, sorted by feature, and paired
-FIRING = 64  # features of a token, where the function does not say how many
 
 B = TypeVar("B", bound=Bounded)
 
@@ -117,12 +115,12 @@ def of_analysis(
 ) -> float:
     """Bytes that an analysis adds; the dictionary is there already."""
     n, tokens = dictionary.n_features, settings.windows_per_batch * settings.context
-    selection = dictionary.activation.frozen().selection
-    dense = tokens * n * FLOAT * 2 if selection is None else 0
+    function = dictionary.activation.frozen()
+    dense = tokens * n * FLOAT * 2 if function.selection is None else 0
     read = source.n_tokens or 0 if settings.analysis.tokens is None else settings.analysis.tokens
-    firing = selection.k if isinstance(selection, (TopKPerToken, AbsTopKPerToken)) else FIRING
-    candidates = min(n * CANDIDATES, read * firing)
-    entries = min(MAX_ENTRIES, min(MAX_TOKENS, read) * firing)
+    per_token = firing(function)
+    candidates = min(n * CANDIDATES, read * per_token)
+    entries = min(MAX_ENTRIES, min(MAX_TOKENS, read) * per_token)
     # Twice, as what is collected lands between the parts of a batch, and the allocator keeps the holes.
     reading = 2 * _reading(settings, lms.values(), source.widths)
     return reading + dense + n * PER_FEATURE + candidates * PER_CANDIDATE + entries * PER_ENTRY

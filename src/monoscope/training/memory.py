@@ -12,18 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 
 from monoscope.core.errors import ConfigError
 from monoscope.core.site import Site
+from monoscope.dictionaries.function import ActivationFunction
+from monoscope.ops.blocks import BLOCK_BYTES
+from monoscope.ops.selection import AbsTopKPerToken, TopKPerBatch, TopKPerToken
 from monoscope.parallel.shard import cuts_of
 from monoscope.training.beginning import SCALE_TOKENS
 from monoscope.training.train import RunConfig
 
 FLOAT = 4  # bytes
 PROGRAM = 600e6  # bytes of the libraries and of what they set aside
-COPIES = 1.25  # [batch, feature] arrays of a step, in fp32
+BLOCKS = 4  # blocks of pre-activations at a time, with what selects among them
+ENTRY = 100  # bytes of a feature that fires on a token: indices, values, gradients, and their order by feature
+FIRING = 64  # features of a token, where the function does not say how many
+WIDE = 8  # [batch, d] arrays of a step: errors, reconstructions, gradients
+COPIES = 1.25  # [batch, feature] arrays of a step in fp32, where all pre-activations are held to select among them
 DENSE_COPIES = 4.5  # the same where every feature keeps its place
 BEGINNING = 2  # copies of the weights before they are shared out: whole, and a share being cut
 FINISHING = 6  # copies of the weights at the end: frozen, folded, in the order of the file, as its bytes
@@ -68,11 +76,28 @@ def need_of(run: RunConfig, widths: Mapping[Site, int], *, data: int = 1, featur
     per_token = sum(widths[site] for site in run.reads) + 2 * sum(widths[site] for site in run.writes)
     kept = n * (per_token + (n_features if is_dense else 0)) * FLOAT
     finishing = (FINISHING + (GATHERING if features > 1 else 0)) * whole
-    step = max(n * n_features * FLOAT * (DENSE_COPIES if is_dense else COPIES), finishing)
+    by_blocks = not is_dense and dictionary.per_token and "W_glu" not in sizes
+    pre = n * n_features * FLOAT
+    step = pre * (DENSE_COPIES if is_dense else COPIES)
+    if by_blocks:
+        wide = WIDE * FLOAT * sum(widths[site] for site in run.writes)
+        step = BLOCKS * min(pre, BLOCK_BYTES) + n * (firing(dictionary.activation) * ENTRY + wide)
+    step = max(step, finishing)
     sites = tuple(dict.fromkeys((*run.reads, *run.writes)))
     beginning = BEGINNING * whole if data * features > 1 else 0.0
     copies = 1 if dictionary.per_token and len(run.reads) == len(run.writes) == 1 else 2  # several are joined
     return Need(sites, own * (2 + run.training.optimizer.states) + kept, step, beginning, copies)
+
+
+def firing(function: ActivationFunction) -> int:
+    """Features of a token that fire, as far as the function says."""
+    match function.selection:
+        case TopKPerToken(k) | AbsTopKPerToken(k):
+            return k
+        case TopKPerBatch(k):
+            return ceil(k)
+        case _:
+            return FIRING
 
 
 def pass_bytes(needs: Sequence[Need], shuffle_tokens: int, widths: Mapping[Site, int], model_bytes: float) -> float:

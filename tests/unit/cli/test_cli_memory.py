@@ -59,13 +59,15 @@ def test_the_bound_may_be_lifted(call: Call, train_config: Path, monkeypatch: py
     assert call("train", train_config, "--out", "sae", "--set", "memory_gb=1000").code == 0
 
 
-def test_processes_that_share_features_each_take_less(
+DENSE_TERMS = 'recipe.terms={"error"={"kind"="squared_error"}, "sparsity"={"kind"="l1"}}'
+
+
+def test_processes_that_share_features_or_batches_each_take_less(
     call: Call, train_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def predicted(features: int, **environment: str) -> float:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        large = ("recipe.wiring.n_features=48000", "training.batch_tokens=65536", "training.tokens=65536")
+    def predicted(features: int, processes: int, *changes: str) -> float:
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        large = ("training.batch_tokens=65536", "training.tokens=65536", *changes)
         more = (f"parallel.features={features}", "memory_gb=0.01")  # it says what it would take, and ends
         sets = [item for one in (*large, *more) for item in ("--set", one)]
         refused = call("train", train_config, "--out", "sae", *sets)
@@ -74,7 +76,7 @@ def test_processes_that_share_features_each_take_less(
         assert said, refused.err
         return float(said[1])
 
-    alone = predicted(1)
-    by_features = predicted(4, WORLD_SIZE="4")
-    assert by_features < alone / 2
-    assert predicted(1, WORLD_SIZE="4") < alone / 2  # a fourth of each batch
+    dense = ("recipe.wiring.n_features=48000", 'recipe.function={"kind"="relu"}', DENSE_TERMS)
+    assert predicted(4, 4, *dense) < predicted(1, 1, *dense) / 2
+    long = ("training.batch_tokens=8388608", "training.tokens=8388608")
+    assert predicted(1, 4, *long) < predicted(1, 1, *long) / 2

@@ -125,15 +125,17 @@ def test_predicted_memory_counts_weights_optimizer_and_dense_activations() -> No
     assert grown == pytest.approx(4 * weights, rel=0.01)
     assert need(2000, "sign").resident - need(1000, "sign").resident == pytest.approx(3 * weights, rel=0.01)
     dense = {"function": {"kind": "relu"}, "terms": {"r": {"kind": "squared_error"}, "s": {"kind": "l1"}}}
-    assert need(1000, "adam", 4096, **dense).step > 2 * need(1000, "adam", 4096).step
+    assert need(1000, "adam", 2**14, **dense).step > 2 * need(1000, "adam", 2**14).step
     assert need(1000, "adam").step > 3 * weights  # what is written at the end, where batches are small
     alone, shared = need(1000, "adam"), need(1000, "adam", features=4)
     assert shared.resident == pytest.approx(alone.resident / 4, rel=0.01)
     assert alone.step < shared.step < 2 * alone.step  # at the end each gathers the whole
     assert shared.beginning >= weights > alone.beginning == 0
-    large = need(1000, "adam", 2**16)
-    assert need(1000, "adam", 2**16, features=4).step == pytest.approx(large.step / 4)
-    assert need(1000, "adam", 2**17, data=2).step == large.step
+    large = need(1000, "adam", 2**16, **dense)
+    assert need(1000, "adam", 2**16, features=4, **dense).step == pytest.approx(large.step / 4)
+    assert need(1000, "adam", 2**17, data=2, **dense).step == large.step
+    wide = need(100_000, "adam", 2**17)  # of which no [batch, feature] array is held
+    assert 6 * 100 * weights < wide.step < 2**17 * 100_000 * 4 / 10
 
 
 class Killed(BaseException):
