@@ -199,7 +199,7 @@ def check_training(function: str, wiring: str, mesh: Mesh) -> Iterator[str]:
 
 def check_traffic(mesh: Mesh) -> Iterator[str]:
     """What a step hands to collectives beside what the plan of ``benchmarks`` says: no feature dead, and with AuxK."""
-    n, d, n_features, k, k_aux = 512, 64, 2048, 8, 32
+    n, d, n_features, k, k_aux = 512, 64, 2048, 8, 8
     job = scale_plan().Job(n_features, d, k, n, mesh.data.size, mesh.features.size)
     for each, dead_after in ((job, 10 * n), (dataclasses.replace(job, k_aux=k_aux), n)):
         yield from _unplanned(each, dead_after, mesh)
