@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,6 +18,7 @@ from monoscope.core.io import fingerprint_tensors
 from monoscope.core.mesh import Axis
 from monoscope.core.site import NORMALIZED_KINDS, Site
 from monoscope.models.attention import attention_weights, norm_weights
+from monoscope.models.edits import Edit, under_way
 from monoscope.models.generation import CachedRows, Sampler, continued
 from monoscope.models.hooks import Tap, tapped
 from monoscope.models.inputs import Inputs, Mask, Tokens, padding_first, positions_of
@@ -27,33 +26,6 @@ from monoscope.models.layout import Layout
 from monoscope.models.loading import load
 from monoscope.models.sharing import SharedWeights, read_shared
 from monoscope.models.unembedding import Unembedding, unembedding
-
-
-@dataclass(frozen=True)
-class Edit:
-    """A change at a site: x [batch, pos, d] becomes ``fn(x)``, of the same shape; None leaves x as it is.
-
-    Under cached generation x holds the new tokens only, and ``current_positions()`` says where they are.
-    """
-
-    site: Site
-    fn: Callable[[Tensor], Tensor | None]
-
-    @staticmethod
-    def at(site: Site | str, fn: Callable[[Tensor], Tensor | None]) -> Edit:
-        """An edit at a site given by name."""
-        return Edit(Site.parse(site), fn)
-
-
-_under_way: ContextVar[Tensor | None] = ContextVar("positions", default=None)
-
-
-def current_positions() -> Int[Tensor, "batch pos"] | None:
-    """Position in its row of each token of the forward pass under way, padding not counted: for edits that need it.
-
-    None where no pass over text is under way.
-    """
-    return _under_way.get()
 
 
 class _Reached(Exception):
@@ -366,11 +338,11 @@ class LanguageModel:
             return self._run(arguments, _positions(tokens, mask), self.hf.get_encoder())
 
     def _run(self, arguments: dict[str, Any], positions: Tensor, module: torch.nn.Module | None = None) -> Any:
-        token = _under_way.set(positions)
+        token = under_way.set(positions)
         try:
             return (module or self.hf)(**arguments)
         finally:
-            _under_way.reset(token)
+            under_way.reset(token)
 
     def _checked(self, edit: Edit) -> Tap:
         """The edit's function, its result held to the shape and brought to the dtype of what it replaces."""
