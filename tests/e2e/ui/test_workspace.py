@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import APIResponse, Page, Route, expect
 from ui_pages import settle
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script> \u202e {{7*7}}'
@@ -87,6 +87,31 @@ def test_z_takes_back_one_change_after_another_and_shift_z_makes_them_again(visi
     page.keyboard.press("Shift+Z")
     expect(page.get_by_text("Nothing was taken back").last).to_be_visible()
     expect(page.get_by_text("something to keep")).to_have_count(0)
+
+
+def test_an_answer_from_before_a_change_is_not_shown_after_it(visit: Callable[..., Any]) -> None:
+    page = visit("/d/demo/f/12")
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        held.append((route, route.fetch()))
+
+    address = "**/dictionaries/demo/features/12"
+    page.route(address, hold, times=1)
+    label(page, "read before the bookmark")
+    for _ in range(100):
+        if held:
+            break
+        page.wait_for_timeout(50)
+    page.keyboard.press("b")
+    expect(page.get_by_role("button", name="Bookmarked")).to_be_visible()
+    (route, response) = held[0]
+    route.fulfill(response=response)
+    page.keyboard.press("j")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Feature 13")
+    page.keyboard.press("k")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Feature 12")
+    expect(page.get_by_role("button", name="Bookmarked")).to_be_visible()
 
 
 def test_what_another_changed_since_is_not_made_again_over_it(visit: Callable[..., Any], watch: Any) -> None:

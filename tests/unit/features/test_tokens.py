@@ -11,11 +11,23 @@ from monoscope.features.columns import Columns
 from monoscope.features.firings import Firings
 
 
-def collected(table: np.ndarray, tokens: object) -> Columns:
+def collected(table: np.ndarray, tokens: object, *, saved: bool = False) -> Columns:
     statistics = TokenStatistics(table.shape[1])
     for i, batch in enumerate(Text(tokens, at_once=4)):
+        if saved:
+            state, statistics = statistics.state(), TokenStatistics(table.shape[1])
+            statistics.load(state)
         statistics.update(Firings.of(batch, lookup(table), 4 * i))
     return statistics.finish()
+
+
+def test_what_was_saved_and_went_on_is_the_same_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUFFER", 1000)
+    tokens, table = world(density=0.5, vocab=5)
+    whole, saved = collected(table, tokens), collected(table, tokens, saved=True)
+    assert len(whole.lists["token_mean_act"].values) > 20
+    for name, values in whole.lists.items():
+        assert values.values.tobytes() == saved.lists[name].values.tobytes(), name
 
 
 @pytest.mark.parametrize("buffer", [1, 2**21])

@@ -1,5 +1,6 @@
 // Answers that do not change, kept for as long as they are among the last ones used. Features and contexts come from
-// immutable bundles, so that what is prefetched is never stale.
+// immutable bundles, so that what is prefetched is never stale. What is dropped is asked for anew, and an answer that was
+// on its way then is not kept.
 
 export class Cache<T> {
   readonly #kept = new Map<string, T>();
@@ -25,20 +26,24 @@ export class Cache<T> {
     if (asked) return asked;
     const promise = load()
       .then((value) => {
-        this.#keep(key, value);
+        if (this.#asked.get(key) === promise) this.#keep(key, value);
         return value;
       })
-      .finally(() => this.#asked.delete(key));
+      .finally(() => {
+        if (this.#asked.get(key) === promise) this.#asked.delete(key);
+      });
     this.#asked.set(key, promise);
     return promise;
   }
 
   drop(key: string): void {
     this.#kept.delete(key);
+    this.#asked.delete(key);
   }
 
   clear(): void {
     this.#kept.clear();
+    this.#asked.clear();
   }
 
   #keep(key: string, value: T): void {

@@ -17,6 +17,7 @@ from monoscope.features.firings import Firings
 MOST, KEPT, SHOWN = 256, 128, 20
 BUFFER = 2**21
 TOKEN_BITS = 32
+COUNTED = ("n_fired", "key", "count", "total")
 
 
 class TokenStatistics:
@@ -54,13 +55,18 @@ class TokenStatistics:
         )
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that was collected, as arrays."""
-        self._merge()
-        return {"n_fired": self.n_fired, "key": self.key, "count": self.count, "total": self.total}
+        """All that was collected, as arrays: what waits to be merged goes on waiting, as sums round by batch."""
+        waiting = {
+            "waiting_key": np.concatenate([np.zeros(0, np.int64), *self._keys]),
+            "waiting_value": np.concatenate([np.zeros(0, np.float32), *self._values]),
+        }
+        return {name: getattr(self, name) for name in COUNTED} | waiting
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from a state."""
-        self.n_fired, self.key, self.count, self.total = (state[name] for name in ("n_fired", "key", "count", "total"))
+        self.n_fired, self.key, self.count, self.total = (state[name] for name in COUNTED)
+        self._keys, self._values = [state["waiting_key"]], [state["waiting_value"]]
+        self._buffered = len(state["waiting_key"])
 
     def finish(self) -> Columns:
         """top_token, top_token_share: the most frequent token and its share of the firings; 0 for a dead feature.
