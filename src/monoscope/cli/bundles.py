@@ -17,6 +17,7 @@ from monoscope.core.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from monoscope.features import FeatureBundle
     from monoscope.features.exchange import Said
+    from monoscope.features.workspace import Workspace
 
 TARGETS = ("html", "saedashboard", "neuronpedia", "neuronpedia_upload", "feature_json", "feature_binary")
 BUNDLE = "monoscope"
@@ -74,33 +75,32 @@ def convert_bundle(
         raise ConfigError(f"a bundle leaves no choice of {unknown[0]!r}; {nearest(unknown[0], RULES)}")
     refuse_existing(destination, force=force)
     bundle = FeatureBundle.open(path)
-    features, labels, said = _chosen(bundle, choices)
+    shown, said = _chosen(bundle, choices)
+    features = shown.get("features")
     if target == "html":
         from monoscope.features.page import write_page
 
-        write_page(destination, bundle, features=features, labels=labels)
+        write_page(destination, bundle, **shown)
         return {"page": str(destination.resolve()), "features": "the best" if features is None else len(features)}
     lost = export(bundle, destination, target, features, said, force=force)
     n = len(bundle) if features is None else len(features)
     return {"wrote": str(destination), "features": n, "explanations": sum(map(len, said.values())), "lost": list(lost)}
 
 
-def _chosen(
-    bundle: FeatureBundle, choices: Mapping[str, str]
-) -> tuple[list[int] | None, dict[int, str], dict[int, list[Said]]]:
-    """The chosen features, and what a workspace says of the bundle's; without one, what the bundle itself says."""
+def _chosen(bundle: FeatureBundle, choices: Mapping[str, str]) -> tuple[dict[str, Any], dict[int, list[Said]]]:
+    """What a page shows, and explanations: those of a workspace, or of the bundle itself where none is named."""
     from monoscope.features.exchange import Said, told
 
-    features = None
+    shown: dict[str, Any] = {}
     if "features" in choices:
         parts = choices["features"].split(",")
         if not all(part.strip().isdigit() for part in parts):
             raise ConfigError(f"features are numbers, as in features=1,5,9; found {choices['features']!r}")
-        features = [int(part) for part in parts]
+        shown["features"] = [int(part) for part in parts]
     if "workspace" not in choices:
         if "list" in choices:
             raise ConfigError("a list is in a workspace: name it too, as in --choose workspace=workspace.db")
-        return features, {}, {index: list(own) for index, own in told(bundle).items()}
+        return shown, {index: list(own) for index, own in told(bundle).items()}
     from monoscope.features.workspace import Workspace
     from monoscope.features.workspace.connect import refuse_missing
 
@@ -108,8 +108,8 @@ def _chosen(
     fingerprint = bundle.manifest["dictionary"]["fingerprint"]
     with Workspace.open(choices["workspace"]) as workspace:
         if "list" in choices:
-            features = _of_list(workspace, choices["list"], fingerprint)
-        labels = {feature: label.text for feature, label in workspace.labels.all(fingerprint).items()}
+            shown = _of_list(workspace, choices["list"], fingerprint)
+        shown["labels"] = {feature: label.text for feature, label in workspace.labels.all(fingerprint).items()}
         said: dict[int, list[Said]] = {}
         after = ""
         while rows := workspace.explanations.page(after=after, limit=1000, dictionary_fp=fingerprint):
@@ -117,18 +117,20 @@ def _chosen(
             for row in rows:
                 scores = tuple((score.scorer, score.value) for score in workspace.scores.of(row.id))
                 said.setdefault(row.feature, []).append(Said(row.text, row.method, row.judge or "", scores))
-    return features, labels, said
+    return shown, said
 
 
-def _of_list(workspace: Any, name: str, fingerprint: str) -> list[int]:
+def _of_list(workspace: Workspace, name: str, fingerprint: str) -> dict[str, Any]:
+    from monoscope.features.page.listed import of_list
+
     found = workspace.lists.page(name=name)
     if not found:
         known = [row.name for row in workspace.lists.page()]
         raise ConfigError(f"the workspace has no list {name!r}; {nearest(name, known) if known else 'it has none'}")
-    items = [item for item in workspace.items.of(found[0].id) if item.dictionary_fp == fingerprint]
-    if not items:
+    shown = of_list(workspace, found[0], fingerprint)
+    if not shown["features"]:
         raise ConfigError(f"the list {name!r} holds no feature of this dictionary")
-    return [item.feature for item in items]
+    return shown
 
 
 def drafts(

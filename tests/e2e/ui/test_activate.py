@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 import pytest
 from playwright.sync_api import Page, expect
-from ui_pages import settle
+from ui_pages import copied, settle
 
 from monoscope.features import FeatureBundle
 
@@ -97,14 +97,16 @@ def test_first_token_and_common_features_can_be_hidden_or_not(page: Page, acts: 
     assert len(features(page)) == 20
 
 
-def test_python_and_a_table_hold_the_features_shown(page: Page, acts: Any, tmp_path: Path) -> None:
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    shown = features(page)
-    page.get_by_role("button", name="Strongest features: more").click()
-    page.get_by_role("button", name="Copy as Python").click()
-    expect(page.get_by_text("Copied Python")).to_be_visible()
+def in_python(page: Page, panel: str) -> dict[str, Any]:
+    """What the code that a panel gives computes."""
     made: dict[str, Any] = {}
-    exec(page.evaluate("navigator.clipboard.readText()"), made)
+    exec(copied(page, "Copy as Python", f"{panel}: more"), made)
+    return made
+
+
+def test_python_and_a_table_hold_the_features_shown(page: Page, acts: Any, tmp_path: Path) -> None:
+    shown = features(page)
+    made = in_python(page, "Strongest features")
     assert made["features"][:10].tolist() == shown
     assert made["acts"] == pytest.approx(acts, abs=1e-4)
     page.get_by_role("button", name="Strongest features: more").click()
@@ -171,10 +173,17 @@ def test_two_texts_are_compared_token_by_token(page: Page) -> None:
     page.locator(".pair.other").click()
     settle(page)
     assert "pos" in state(page)
-    assert features(page)
+    there = features(page)
+    assert there
+    assert in_python(page, "Strongest features")["features"][: len(there)].tolist() == there
     page.reload()
     ready(page)
     assert page.locator(".pair[aria-pressed=true]").count() == 1
+    page.keyboard.press("Escape")
+    settle(page)
+    whole = features(page)
+    assert whole != there
+    assert in_python(page, "Strongest features")["features"][: len(whole)].tolist() == whole
     pairs.first.click()
     expect(page.get_by_text("No feature differs here")).to_be_visible()
     page.keyboard.press("d")

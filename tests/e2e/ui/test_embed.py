@@ -68,8 +68,37 @@ def framing(
     stranger.close()
 
 
+def framed(page: Page, item: str = "Frame for a web page", menu: str | None = "Copy") -> str:
+    """The frame of a page as its dialog offers it."""
+    if menu is not None:
+        page.get_by_role("button", name=menu, exact=True).click()
+    page.get_by_role("button", name=item, exact=True).click()
+    return copied(page, "Copy the frame", menu=None)
+
+
+def test_a_frame_shows_what_its_dialog_says(visit: Visit, framing: Framing) -> None:
+    page = visit("/d/demo/f/3", at=framing.served)
+    page.get_by_role("button", name="Copy", exact=True).click()
+    page.get_by_role("button", name="Frame for a web page").click()
+    dialog = page.get_by_role("dialog", name="Frame for a web page")
+    dialog.get_by_label("Contexts").uncheck()
+    dialog.get_by_label("The way here").uncheck()
+    dialog.get_by_label("Text that is tested in it").fill('say "import os"')
+    dialog.get_by_label("Height").fill("260")
+    written = dialog.get_by_role("textbox", name="The frame").input_value()
+    frame = copied(page, "Copy the frame", menu=None)
+    assert frame == written
+    expect(dialog).to_have_count(0)
+    assert 'height="260"' in frame
+    shown = framing.show(frame)
+    expect(shown.locator(".answer .strip")).to_contain_text('say "import os"', timeout=60_000)
+    expect(shown.locator(".plots")).to_be_visible()
+    expect(shown.get_by_role("link", name="Steer")).to_be_visible()
+    assert shown.locator("section[id^=interval-], a:text-is('Open')").count() == 0
+
+
 def test_a_frame_reads_by_a_token_that_changes_nothing(visit: Visit, framing: Framing) -> None:
-    frame = copied(visit("/d/demo/f/3", at=framing.served), "Frame for a web page")
+    frame = framed(visit("/d/demo/f/3", at=framing.served))
     token = frame.split("token=")[1].split('"')[0]
     assert token != framing.served.token
     shown = framing.show(frame)
@@ -88,7 +117,7 @@ def test_a_frame_reads_by_a_token_that_changes_nothing(visit: Visit, framing: Fr
 def test_a_site_that_is_not_allowed_shows_no_frame(
     visit: Visit, server: Any, browser: Any, elsewhere: HTTPServer
 ) -> None:
-    frame = copied(visit("/d/demo/f/3"), "Frame for a web page")
+    frame = framed(visit("/d/demo/f/3"))
     elsewhere.RequestHandlerClass.page = frame  # type: ignore[attr-defined]
     context = browser.new_context()
     page, said = context.new_page(), []
@@ -101,7 +130,7 @@ def test_a_site_that_is_not_allowed_shows_no_frame(
 
 
 def test_ones_own_text_is_tested_within_a_frame(visit: Visit, framing: Framing) -> None:
-    frame = copied(visit("/d/demo/f/3", at=framing.served), "Frame for a web page")
+    frame = framed(visit("/d/demo/f/3", at=framing.served))
     shown = framing.show(frame.replace("/f/3#", "/f/3?defaulttesttext=import%20os#"))
     expect(shown.locator(".answer .strip")).to_contain_text("import os", timeout=60_000)
     shown.get_by_role("textbox", name="Test your own text").fill("return None")
@@ -177,7 +206,7 @@ def test_a_list_is_framed_with_its_features_as_they_are(visit: Visit, framing: F
     with httpx.Client(base_url=f"{framing.served.address}/api/v1", headers=headers) as api:
         made = api.post("/lists", json={"name": HOSTILE}).json()
         api.post(f"/lists/{made['id']}/items", json={"items": [{"dict": "demo", "feature": f} for f in (8, 3)]})
-        frame = copied(visit(f"/lists/{made['id']}", at=framing.served), "Frame", menu=None)
+        frame = framed(visit(f"/lists/{made['id']}", at=framing.served), "Frame", menu=None)
         assert frame.count("<") == 2
         shown = framing.show(frame)
         expect(shown.get_by_role("heading", level=1)).to_have_text(HOSTILE)

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from ui_pages import settle
 
 HOSTILE = "<script>document.title=2</script>"
@@ -244,6 +244,28 @@ def test_a_list_is_saved_as_a_picture_of_all_its_features(listed: Page, tmp_path
     shown = listed.locator("ol.items .strip .peak").all_inner_texts()
     assert len(shown) >= 3
     assert all(peak.strip() in "".join(texts) for peak in shown)
+
+
+def test_a_list_is_saved_as_a_page_that_stands_alone(listed: Page, browser: Browser, tmp_path: Path) -> None:
+    note = listed.get_by_label("Note on feature 5")
+    note.fill(HOSTILE)
+    note.blur()
+    settle(listed)
+    with listed.expect_download() as download:
+        listed.get_by_role("button", name="Page", exact=True).click()
+    assert download.value.suggested_filename == "first-ones.html"
+    download.value.save_as(tmp_path / "list.html")
+    context = browser.new_context(offline=True)
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto((tmp_path / "list.html").as_uri())
+    expect(page.get_by_role("heading", level=1)).to_have_text("first ones")
+    assert [card.get_attribute("id") for card in page.locator("article.card").all()] == ["f3", "f5", "f8"]
+    expect(page.locator("#f5 .note")).to_have_text(HOSTILE)
+    assert page.locator("#f3 .note").count() == 0
+    assert page.locator("#f3 .contexts li").count() > 3
+    assert not said
+    context.close()
 
 
 def test_notes_are_drawn_as_text_edited_and_never_lost(listed: Page, visit: Callable[..., Any], watch: Any) -> None:

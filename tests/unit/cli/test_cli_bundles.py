@@ -38,13 +38,16 @@ def test_a_page_of_a_list_with_the_labels_of_a_workspace(call: Call, bundle: Fea
     with Workspace.open("notes.db") as workspace:
         workspace.labels.write(fingerprint, 3, "the third of them")
         favorites = workspace.lists.create(ListDraft(name="favorites"))
-        workspace.items.add(favorites.id, [FeatureRef(dictionary_fp=fingerprint, feature=f) for f in (6, 3)])
+        for feature, note in ((6, "<first>"), (3, "")):
+            workspace.items.add(favorites.id, [FeatureRef(dictionary_fp=fingerprint, feature=feature)], note=note)
     chosen = ("--choose", "list=favorites", "--choose", "workspace=notes.db")
     done = call("convert", "features.mono", "page.html", "--to", "html", *chosen, "--json")
     assert done.code == 0, done.err
     page = (tmp_path / "page.html").read_text()
     assert page.index('id="f6"') < page.index('id="f3"')
     assert "the third of them" in page
+    assert "<h1>favorites</h1>" in page
+    assert page.count('class="note"') == page.count("&lt;first&gt;") == 1
     done = call("convert", "features.mono", "other.html", "--to", "html", "--choose", "list=best", *chosen[2:])
     assert done.code == 2
     assert "no list 'best'" in done.err

@@ -1,6 +1,6 @@
 // Lists and notes: every change names the state it is of, and throws a Problem of status 412 when another came first.
 
-import { api } from './client';
+import { api, send } from './client';
 import { history, restore, sinceRead, stateOf, wrote, type Change } from './history.svelte';
 import type { components } from './schema';
 import { turns } from './turns.svelte';
@@ -34,6 +34,8 @@ export const lists = {
   all: (signal?: AbortSignal) => pages<FeatureList>('lists', {}, signal),
   get: (id: string, signal?: AbortSignal) => api.get<FeatureList>(`lists/${id}`, {}, signal),
   items: async (id: string, signal?: AbortSignal) => (await api.get<{ items: ListItem[] }>(`lists/${id}/items`, {}, signal)).items,
+  /** The features that are of one dictionary, as a page that stands alone. */
+  page: async (id: string, dict: string) => (await send('GET', `lists/${id}/page`, { query: { dict }, accept: 'text/html' })).text(),
 
   async create(name: string): Promise<FeatureList> {
     const list = await api.post<FeatureList>('lists', { name });

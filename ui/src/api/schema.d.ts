@@ -938,6 +938,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/lists/{id}/page": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Page
+         * @description The features of a list that are of one dictionary, as a page that stands alone and asks for nothing.
+         */
+        get: operations["page_api_v1_lists__id__page_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/lists/{id}/items/{item}": {
         parameters: {
             query?: never;
@@ -1830,6 +1850,8 @@ export interface components {
         /**
          * DiffResponse
          * @description Two texts aligned by token. ``whole`` compares largest activations over the texts.
+         *
+         *     model, dictionaries: as in ``ActivateResponse``
          */
         DiffResponse: {
             /** Dict */
@@ -1838,10 +1860,21 @@ export interface components {
             tokens_a: components["schemas"]["TokenOut"][];
             /** Tokens B */
             tokens_b: components["schemas"]["TokenOut"][];
+            /**
+             * Hidden
+             * @description tokens at the start that are left out of rankings
+             */
+            hidden: number;
             /** Aligned */
             aligned: components["schemas"]["Aligned"][];
             /** Whole */
             whole: components["schemas"]["DiffHit"][];
+            /** Model */
+            model: string;
+            /** Dictionaries */
+            dictionaries: {
+                [key: string]: components["schemas"]["Loaded"];
+            };
             /** Ms */
             ms: number;
         };
@@ -5543,6 +5576,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ListItems"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    page_api_v1_lists__id__page_get: {
+        parameters: {
+            query: {
+                dict: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
                 };
             };
             /** @description What went wrong. */

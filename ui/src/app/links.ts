@@ -24,10 +24,15 @@ export async function linkHere(): Promise<string> {
   }
 }
 
-/** What shows a page of the interface within another page: it reads by a token that changes nothing. */
-export async function frameOf(path: string, title: string, height: number): Promise<string> {
-  const { token } = await api.get<{ token: string | null }>('session/reader');
+/** What a frame reads by: a token that changes nothing; null where none is needed. */
+export async function reader(signal?: AbortSignal): Promise<string | null> {
+  return (await api.get<{ token: string | null }>('session/reader', {}, signal)).token;
+}
+
+/** What shows a page of the interface within another page. */
+export function frameOf(path: string, title: string, height: number, options: Record<string, string>, token: string | null): string {
   const url = new URL(href(path), location.href);
+  for (const [key, value] of Object.entries(options)) url.searchParams.set(key, value);
   if (token) url.hash = `token=${token}`;
   return `<iframe src="${quoted(url.href)}" title="${quoted(title)}" width="100%" height="${height}"></iframe>`;
 }

@@ -1,6 +1,6 @@
 // What a panel shows, as Python that shows the same from the bundle's files.
 
-import type { ActivateResponse, Card, Column, Comparison, Condition, Loaded, SteerStart } from '$/api/types';
+import type { ActivateResponse, Card, Column, Comparison, Condition, DiffResponse, Loaded, SteerStart, TokenOut } from '$/api/types';
 import { describe } from './conditions';
 
 const text = (value: unknown): string => JSON.stringify(value);
@@ -62,11 +62,28 @@ function ofModel(model: string, dictionaries: Record<string, Loaded>): string {
   return `lm = LanguageModel.from_pretrained(${text(model)})\ndictionaries = {${each.join(', ')}}\n`;
 }
 
+const READING = 'import torch\n\nfrom monoscope.formats import load\nfrom monoscope.models import LanguageModel\n\n';
+
+/** `acts` of a dictionary on `tokens`, at an indent. */
+function encoded(indent: string): string {
+  const lines = ['read = lm.read(tokens, dictionary.reads)', 'x = [read[lm.resolve(site)] for site in dictionary.reads]', 'acts = dictionary.encode(torch.stack(x, -2) if len(x) > 1 else x[0]).dense()[0]  # [pos, F]'];
+  return lines.map((line) => `${indent}${line}\n`).join('');
+}
+
+const ids = (tokens: readonly TokenOut[]): string => `[${tokens.map((token) => token.id).join(', ')}]`;
+
 /** The features that are strongest on a text, of each dictionary: at one place, or as a whole. */
 export function ofActivations({ tokens, hidden, model, dictionaries }: ActivateResponse, top: number, at: number | null): string {
-  const ids = tokens.map((token) => token.id).join(', ');
   const ranked = at === null ? `acts[${hidden}:].abs().amax(0)` : `acts[${at}].abs()`;
-  return `import torch\n\nfrom monoscope.formats import load\nfrom monoscope.models import LanguageModel\n\n${ofModel(model, dictionaries)}tokens = torch.tensor([[${ids}]])\nfor name, dictionary in dictionaries.items():\n    read = lm.read(tokens, dictionary.reads)\n    x = [read[lm.resolve(site)] for site in dictionary.reads]\n    acts = dictionary.encode(torch.stack(x, -2) if len(x) > 1 else x[0]).dense()[0]  # [pos, F]\n    values, features = ${ranked}.sort(descending=True)\n    print(name, features[:${top}].tolist(), values[:${top}].tolist())\n`;
+  return `${READING}${ofModel(model, dictionaries)}tokens = torch.tensor([${ids(tokens)}])\nfor name, dictionary in dictionaries.items():\n${encoded('    ')}    values, features = ${ranked}.sort(descending=True)\n    print(name, features[:${top}].tolist(), values[:${top}].tolist())\n`;
+}
+
+/** The features in which two texts differ most: at one place, or by the largest activations over the texts. */
+export function ofDifference({ tokens_a, tokens_b, hidden, aligned, model, dictionaries }: DiffResponse, top: number, at: number | null): string {
+  const pair = at === null ? undefined : aligned[at];
+  const place = (index: number | null | undefined): string => (pair === undefined ? 'slice(HIDDEN, None)' : index === null || index === undefined ? 'slice(0, 0)' : `slice(${index}, ${index + 1})`);
+  const rows = [`(${ids(tokens_a)}, ${place(pair?.a)})`, `(${ids(tokens_b)}, ${place(pair?.b)})`].join(',\n    ').replaceAll('HIDDEN', String(hidden));
+  return `${READING}${ofModel(model, dictionaries)}(dictionary,) = dictionaries.values()\ntexts = [\n    ${rows},\n]\nsides = []\nfor ids, place in texts:\n    tokens = torch.tensor([ids])\n${encoded('    ')}    acts = torch.cat([acts[place], acts.new_zeros(1, acts.shape[1])])\n    sides.append(acts.gather(0, acts.abs().argmax(0, keepdim=True))[0])\ndifference = sides[1] - sides[0]\nfeatures = (-difference.abs()).argsort(stable=True)[:${top}]\nprint(features.tolist(), difference[features].tolist())\n`;
 }
 
 /** A steered text again, from its spec. */

@@ -40,6 +40,8 @@ def write_page(
     facts: Mapping[str, str | float] | None = None,
     features: Sequence[int] | None = None,
     labels: Mapping[int, str] | None = None,
+    title: str | None = None,
+    notes: Mapping[int, str] | None = None,
     n: int = 60,
 ) -> Path:
     """Write the page of a bundle and return its path; what stood there is replaced.
@@ -48,9 +50,11 @@ def write_page(
     facts: further numbers to show beside the bundle's own, such as ``{"tokens/s": 7000}``
     features: which to show, in that order; without it, the ``n`` best worth a look
     labels: what people call them, in place of what their contexts have in common
+    title: the page's heading, such as the name of a list; notes: what is said of single features
     """
     path = Path(path)
-    write_text(path, render_page(bundle, series=series, facts=facts, features=features, labels=labels, n=n))
+    given = {"features": features, "labels": labels, "title": title, "notes": notes}
+    write_text(path, render_page(bundle, series=series, facts=facts, **given, n=n))
     return path
 
 
@@ -61,27 +65,37 @@ def render_page(
     facts: Mapping[str, str | float] | None = None,
     features: Sequence[int] | None = None,
     labels: Mapping[int, str] | None = None,
+    title: str | None = None,
+    notes: Mapping[int, str] | None = None,
     n: int = 60,
 ) -> str:
     """The page as text. See ``write_page``."""
     chosen = interesting(bundle, n) if features is None else interest_of(bundle, features)
-    labels = labels or {}
+    labels, notes = labels or {}, notes or {}
     on_page = frozenset(interest.feature for interest in chosen)
     cards, entries = [], []
     with progress("draw features", len(chosen), "features") as bar:
         for interest in chosen:
             feature = bundle.feature(interest.feature)
             label = labels.get(feature.index)
-            cards.append(card(feature, interest, on_page, label))
+            cards.append(card(feature, interest, on_page, label, notes.get(feature.index, "")))
             entries.append(entry(feature, interest, label))
             bar.advance(1)
     figures = [
         curve(item, CURVES.get(item.name, item.name), percent if item.name in SHARES else number) for item in series
     ]
     figures.append(densities(bundle.column("density"), [interest.feature for interest in chosen]))
-    return _document(
-        bundle, _tiles(bundle, facts or {}), "".join(figures), "".join(cards), "".join(entries), len(chosen)
+    model, site = _names(bundle)
+    heading = f"What <em>{model}</em> computes at <em>{site}</em>" if title is None else html.escape(title)
+    named = f"{model} at {site}: features" if title is None else f"{html.escape(title)}: {model} at {site}"
+    of = "" if title is None else f" of {model} at {site}"
+    which = f"These {len(chosen)} are best worth a look" if features is None else f"Here are {len(chosen)} of them"
+    lead = (
+        f"A dictionary splits the model's activations into {len(bundle):,} features{of}, each a direction that is "
+        f"active on few tokens. {which}: the text where each fires, and the tokens it makes likelier."
     )
+    top = f'<h1>{heading}</h1>\n<p class="lead">{lead}</p>\n{_tiles(bundle, facts or {})}'
+    return _document(bundle, named, f'{top}\n<div class="charts">{"".join(figures)}</div>', cards, entries)
 
 
 def _tiles(bundle: FeatureBundle, facts: Mapping[str, str | float]) -> str:
@@ -117,12 +131,11 @@ def _percent(value: float | None) -> str | None:
     return None if value is None else f"{100 * value:.1f}%"
 
 
-def _document(bundle: FeatureBundle, tiles: str, figures: str, cards: str, entries: str, n: int) -> str:
+def _document(bundle: FeatureBundle, title: str, top: str, cards: Sequence[str], entries: Sequence[str]) -> str:
     assets = files("monoscope.features.page")
     style, script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; {NOWHERE}"
-    model, site = (html.escape(text) for text in _names(bundle))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -130,7 +143,7 @@ def _document(bundle: FeatureBundle, tiles: str, figures: str, cards: str, entri
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="referrer" content="no-referrer">
-<title>{model} at {site}: features</title>
+<title>{title}</title>
 <style>
 {style}</style>
 </head>
@@ -138,25 +151,22 @@ def _document(bundle: FeatureBundle, tiles: str, figures: str, cards: str, entri
 <a class="skip" href="#features">Skip to the features</a>
 <header class="top wrap">
 <div class="brand">{LENS}<span>monoscope</span></div>
-<h1>What <em>{model}</em> computes at <em>{site}</em></h1>
-<p class="lead">A dictionary splits the model's activations into {len(bundle):,} features, each a direction that is
-active on few tokens. These {n} are best worth a look: the text where each fires, and the tokens it makes likelier.</p>
-{tiles}
-<div class="charts">{figures}</div>
+{top}
 </header>
 <main>
 <div class="tools" role="search"><div class="wrap">
 <h2>Features</h2>
 <input id="filter" type="search" placeholder="Token or number" aria-label="Token or number" spellcheck="false">
-<output id="count" for="filter" aria-live="polite">{n} shown</output>
+<output id="count" for="filter" aria-live="polite">{len(cards)} shown</output>
 <span class="keys"><kbd>j</kbd> <kbd>k</kbd> next, previous &ensp;<kbd>/</kbd> filter &ensp;<kbd>l</kbd> lines</span>
 <button id="keys" type="button" aria-pressed="true" title="Single-letter keys on or off">Keys</button>
 <button id="lines" type="button" aria-pressed="false" title="Unfold every context into its lines">Lines</button>
 <button id="theme" type="button" title="Light, dark, or the system's choice">Auto</button>
 </div></div>
 <div class="layout wrap">
-<nav aria-label="Features on this page"><ol>{entries}</ol></nav>
-<div id="features">{cards}<p class="none" id="none" hidden>No feature on this page has that token or number.</p></div>
+<nav aria-label="Features on this page"><ol>{"".join(entries)}</ol></nav>
+<div id="features">{"".join(cards)}
+<p class="none" id="none" hidden>No feature on this page has that token or number.</p></div>
 </div>
 </main>
 <footer><div class="wrap">{_footer(bundle)}</div></footer>
@@ -168,8 +178,8 @@ active on few tokens. These {n} are best worth a look: the text where each fires
 
 
 def _names(bundle: FeatureBundle) -> tuple[str, str]:
-    model = bundle.manifest["model"]["id"] or "a model"
-    return str(model).rstrip("/").rsplit("/", 1)[-1], ", ".join(bundle.manifest["dictionary"]["writes"])
+    model = str(bundle.manifest["model"]["id"] or "a model").rstrip("/").rsplit("/", 1)[-1]
+    return html.escape(model), html.escape(", ".join(bundle.manifest["dictionary"]["writes"]))
 
 
 def _footer(bundle: FeatureBundle) -> str:

@@ -17,15 +17,18 @@ ORDER = ("on", "after", "before", "line", "repeats")
 WORDS = {"on": "on", "after": "after", "before": "before", "line": "in lines opening with"}
 
 
-def card(feature: Feature, interest: Interest, on_page: frozenset[int], label: str | None = None) -> str:
-    """One feature; its neighbors are links where they are on the page too."""
+def card(
+    feature: Feature, interest: Interest, on_page: frozenset[int], label: str | None = None, note: str = ""
+) -> str:
+    """One feature, and what is said of it; its neighbors are links where they are on the page too."""
     largest = max((abs(context.max_act) for context in feature.contexts), default=0.0)
     i, find = feature.index, _search(feature, interest)
     title = headline(feature, interest) if label is None else f'<span class="what">{html.escape(label)}</span>'
     find = find if label is None else f"{html.escape(label.lower(), quote=True)} {find}"
+    said = f'<p class="note" dir="auto">{html.escape(note)}</p>' if note.strip() else ""
     return (
         f'<article class="card" id="f{i}" tabindex="-1" aria-labelledby="h{i}" data-find="{find}">'
-        f'<header><h3 id="h{i}"><a href="#f{i}">#{i}</a> {title}</h3>{_numbers(feature)}</header>'
+        f'<header><h3 id="h{i}"><a href="#f{i}">#{i}</a> {title}</h3>{_numbers(feature)}{said}</header>'
         f'<div class="body"><div class="side">{_activations(feature)}{_logits(feature)}{_fires_on(feature)}'
         f'{_related(feature, on_page)}</div><div class="contexts">{_contexts(feature, largest)}</div></div></article>'
     )

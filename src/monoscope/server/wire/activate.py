@@ -168,11 +168,17 @@ class Aligned(Wire):
 
 
 class DiffResponse(Wire):
-    """Two texts aligned by token. ``whole`` compares largest activations over the texts."""
+    """Two texts aligned by token. ``whole`` compares largest activations over the texts.
+
+    model, dictionaries: as in ``ActivateResponse``
+    """
 
     dictionary: Dict
     tokens_a: list[TokenOut]
     tokens_b: list[TokenOut]
+    hidden: int = Field(description="tokens at the start that are left out of rankings")
     aligned: list[Aligned]
     whole: list[DiffHit]
+    model: str
+    dictionaries: dict[str, Loaded]
     ms: float

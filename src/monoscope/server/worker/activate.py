@@ -126,8 +126,11 @@ def diff(context: Context, body: dict[str, Any]) -> Result:
         "dict": asked.target.name,
         "tokens_a": shown(model, ids_a),
         "tokens_b": shown(model, ids_b),
+        "hidden": max(a.hidden, b.hidden),
         "aligned": aligned,
         "whole": _differences(total_a, total_b, asked.top),
+        "model": asked.target.model,
+        "dictionaries": {asked.target.name: asked.target.loaded()},
         "ms": _ms(began),
     }, {}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
 
+from monoscope.core.progress import silent
+from monoscope.server.pool import Stop
 from monoscope.server.problems import ProblemError
 from monoscope.server.routes.workspace.rows import (
     After,
@@ -23,6 +26,7 @@ from monoscope.server.routes.workspace.rows import (
 )
 from monoscope.server.rows import wire
 from monoscope.server.state import StateDep
+from monoscope.server.wire.base import Slug
 from monoscope.server.wire.workspace import (
     EditItem,
     FeatureList,
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
     from monoscope.features.workspace import Workspace
 
 router = APIRouter(prefix="/lists", tags=["workspace"])
+
+MOST_ON_PAGE = 500
 
 
 @router.get("", response_model=FeatureLists)
@@ -94,6 +100,29 @@ async def items(request: Request, state: StateDep, id: RowId) -> Response:
     return await read(
         request, state, lambda w: ListItems(items=[of_feature(ListItem, state, row) for row in w.items.of(id)])
     )
+
+
+@router.get("/{id}/page", response_class=HTMLResponse)
+async def page(request: Request, state: StateDep, id: RowId, dict: Slug) -> Response:
+    """The features of a list that are of one dictionary, as a page that stands alone and asks for nothing."""
+
+    def job(stop: Stop) -> Response:
+        from monoscope.features.page import render_page
+        from monoscope.features.page.listed import of_list
+
+        entry = state.entry(dict)
+        chosen = state.desk.workspace.lists.get(id)
+        shown = of_list(state.desk.workspace, chosen, entry.dictionary_fp)
+        features = shown["features"]
+        if not 0 < len(features) <= MOST_ON_PAGE:
+            found = f"{len(features)} features of {entry.id}"
+            raise ProblemError(409, f"this list has {found}", found=found, expected=f"1 to {MOST_ON_PAGE}")
+        with silent():
+            text = render_page(entry.bundle, **shown, labels=state.labels(entry.id, features))
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", chosen.name).strip("-.")[:80] or "list"
+        return HTMLResponse(text, headers={"Content-Disposition": f'attachment; filename="{name}.html"'})
+
+    return await state.pool.answer(request, job)
 
 
 @router.post("/{id}/items", response_model=ListItems, status_code=201)
