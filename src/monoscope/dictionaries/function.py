@@ -89,6 +89,11 @@ class ActivationFunction(nn.Module, ABC):
     def observe(self, acts: Acts, norm: Float[Tensor, "*site F"] | None = None) -> None:
         """Learn from the activations of a training batch what inference will need; most functions need nothing."""
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether ``calibrate`` sets anything: if not, all scores of a sample need not exist at once."""
+        return False
+
     def calibrate(self, score: Float[Tensor, "n F"]) -> None:
         """Set thresholds from the scores of an untrained dictionary; most functions have none."""
 

@@ -178,7 +178,9 @@ def best_encoder_scale(dictionary: Dictionary, sample: Sample) -> float:
 
 
 def calibrate(dictionary: Dictionary, x: Tensor) -> None:
-    """Set thresholds from the scores of the first tokens, or sequences, of a sample."""
+    """Set thresholds, where there are any to set, from the scores of the first tokens, or sequences, of a sample."""
+    if not dictionary.activation.calibrates:
+        return
     norm = dictionary.score_norm()
     pre = dictionary.preacts(x[:SEARCH_TOKENS])
     dictionary.activation.calibrate((pre if norm is None else pre * norm).flatten(0, -2))

@@ -83,6 +83,11 @@ class PerLayer(ActivationFunction):
         for function, part, own in zip(self._each(), parts, self._split(norm), strict=True):
             function.observe(part, own)
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether a layer's function does."""
+        return any(function.calibrates for function in self._each())
+
     def calibrate(self, score: Float[Tensor, "n F"]) -> None:
         """Set thresholds from the scores of each layer."""
         for function, part in zip(self._each(), score.chunk(len(self.functions), dim=-1), strict=True):

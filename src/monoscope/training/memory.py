@@ -26,13 +26,13 @@ from monoscope.training.beginning import SCALE_TOKENS
 from monoscope.training.train import RunConfig
 
 FLOAT = 4  # bytes
-PROGRAM = 600e6  # bytes of the libraries and of what they set aside
+PROGRAM = 640e6  # bytes of the libraries and of what they set aside
 BLOCKS = 4  # blocks of pre-activations at a time, with what selects among them
 ENTRY = 100  # bytes of a feature that fires on a token: indices, values, gradients, and their order by feature
 FIRING = 64  # features of a token, where the function does not say how many
 WIDE = 8  # [batch, d] arrays of a step: errors, reconstructions, gradients
 COPIES = 1.25  # [batch, feature] arrays of a step in fp32, where all pre-activations are held to select among them
-DENSE_COPIES = 4.5  # the same where every feature keeps its place
+DENSE_COPIES = 5  # the same where every feature keeps its place
 BEGINNING = 2  # copies of the weights before they are shared out: whole, and a share being cut
 FINISHING = 6  # copies of the weights at the end: frozen, folded, in the order of the file, as its bytes
 GATHERING = 4  # copies more where they are gathered first, from shares that are kept

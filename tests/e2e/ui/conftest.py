@@ -14,10 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from ui_pages import settle
 
 ROOT = Path(__file__).parents[3]
+PATIENCE = 30_000  # milliseconds: a busy machine makes a page slow, not wrong
+expect.set_options(timeout=PATIENCE)
 BUILT = ROOT / "src" / "monoscope" / "_ui" / "index.html"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Nothing of the browser's own reaches out, and no name resolves; the sandbox needs rights that containers lack.
@@ -230,7 +232,7 @@ def visit(browser: Browser, server: Served, watch: Watch, start: Callable[..., S
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(PATIENCE)
         watch.page(page, at.address)
         if at.admitted is None:
             page.goto(at.url)

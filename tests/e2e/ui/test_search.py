@@ -110,7 +110,8 @@ def test_what_is_not_there_is_said(visit: Callable[..., Any], watch: Any) -> Non
 def test_hits_are_saved_as_a_table(visit: Callable[..., Any], tmp_path: Path) -> None:
     page = visit("/search?q=self&mode=token")
     options = page.get_by_role("listbox", name="Features").get_by_role("option")
-    expect(options.first).to_be_visible()
+    expect(options.first).to_be_visible(timeout=INDEXED)
+    settle(page)
     shown = options.locator(".index").all_text_contents()
     page.get_by_role("button", name="Found: more").click()
     with page.expect_download() as download:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,41 @@ def test_processes_that_share_features_or_batches_each_take_less(
     assert predicted(4, 4, *dense) < predicted(1, 1, *dense) / 2
     long = ("training.batch_tokens=8388608", "training.tokens=8388608")
     assert predicted(1, 4, *long) < predicted(1, 1, *long) / 2
+
+
+def peak(config: Path, *changes: str) -> tuple[float, float]:
+    """Bytes that a training said it would take, and the most that its process held."""
+    sets = [item for change in changes for item in ("--set", change)]
+    command = [sys.executable, "-m", "monoscope", "train", str(config), "--out", "run", "--force", "--json", *sets]
+    with Path("said.txt").open("w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        events = said.read().splitlines()
+    assert process.returncode == 0, events
+    return json.loads(events[0])["memory"]["predicted"], usage.ru_maxrss * 1024.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["topk", "relu", "jumprelu"])
+@pytest.mark.usefixtures("call")  # it moves to a directory of its own
+def test_what_a_run_takes_is_what_was_predicted(function: str, train_config: Path) -> None:
+    """Beside a run of next to nothing, so that what the libraries take on this machine does not count."""
+    dense = ("training.tokens=12288", "training.batch_tokens=4096", "recipe.wiring.n_features=12288")
+    chosen = {
+        "topk": ("training.tokens=196608", "training.batch_tokens=98304", 'recipe.function={"kind"="topk", "k"=128}'),
+        "relu": (*dense, 'recipe.function={"kind"="relu"}', DENSE_TERMS),
+        "jumprelu": (*dense, 'recipe.function={"kind"="jumprelu"}', DENSE_TERMS.replace("l1", "l0")),
+    }[function]
+    common = ("training.shuffle_tokens=4096", "training.dead_after=1000000", "recipe.wiring.n_features=1024", *chosen)
+    little = peak(
+        train_config, *common, "recipe.wiring.n_features=128", "training.batch_tokens=64", "training.tokens=640"
+    )
+    much = peak(train_config, *common)
+    predicted, held = (more - less for less, more in zip(little, much, strict=True))
+    assert held > 2.5e8
+    most = (
+        3.5 if function == "topk" else 1.5
+    )  # compiled kernels hold half of what PyTorch alone does, and are not asked
+    assert 1.0 < predicted / held < most, (little, much)

@@ -81,6 +81,11 @@ class JumpReLU(ActivationFunction):
         """``H(score - th)``, with the kernel's gradient to the thresholds and none to the scores."""
         return ops.fires_above(score, self.threshold, self.bandwidth)
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether the first thresholds are to be those of an L0."""
+        return self.config.calibrate_l0 is not None
+
     @torch.no_grad()
     def calibrate(self, score: Float[Tensor, "n F"]) -> None:
         """Set every threshold to the score that ``calibrate_l0`` entries per token exceed."""

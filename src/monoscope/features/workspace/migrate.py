@@ -44,8 +44,7 @@ def upgrade(engine: Engine, to: str = "head") -> tuple[str | None, str | None]:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     writer = engine.execution_options(**{WRITES: True})
     with available(), writer.connect() as connection, connection.begin():
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+        take_turn(connection)
         found = _revision(connection)
         if found is not None and found not in known:
             raise DataError(
@@ -60,6 +59,12 @@ def upgrade(engine: Engine, to: str = "head") -> tuple[str | None, str | None]:
         config.attributes["connection"] = connection
         command.upgrade(config, to)
         return found, _revision(connection)
+
+
+def take_turn(connection: Connection) -> None:
+    """Wait until no other process opens the same workspace; SQLite has one that writes at a time anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
 
 
 def _revision(connection: Connection) -> str | None:

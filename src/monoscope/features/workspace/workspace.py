@@ -208,6 +208,7 @@ class Workspace:
             if session.get(Meta, "install_id") is not None and _value(session, "purged") == today:
                 return
         with self.database.writing() as session:
+            migrate.take_turn(session.connection())
             if session.get(Meta, "install_id") is None:
                 session.merge(Meta(key="install_id", value=ulid()))
             session.merge(Meta(key="purged", value=today))
