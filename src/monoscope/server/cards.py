@@ -84,7 +84,7 @@ def run_card(state: State, run: Run) -> RunCard:
         total_tokens=_total(run.path, _changed(run.path / "training.toml")),
         updated=None if updated is None else datetime.fromtimestamp(updated, UTC).isoformat(timespec="seconds"),
         last=numbers,
-        dictionaries=[e.id for e in state.library.entries if state.library.dictionary_path(e) == run.path],
+        dictionaries=[entry.id for entry in state.library.described(run.path)],
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from monoscope.core.config import Config
-from monoscope.core.schedule import Schedule, Span, Trapezoid
+from monoscope.core.schedule import Schedule, Span, Trapezoid, span_steps
 from monoscope.training.optim import Adam, Optimizer
 
 MOST_DEAD_AFTER = 10_000_000
@@ -51,6 +51,10 @@ class Training(Config):
     )
     log_every: int = Field(default=10, ge=1, description="steps between rows of the log")
     checkpoint_every: float = Field(default=300.0, ge=0, description="seconds between checkpoints")
+    snapshots: tuple[Span, ...] = Field(
+        default=(),
+        description="after so many tokens, or such shares of the run, the dictionary is saved as it is then",
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
@@ -65,6 +69,11 @@ class Training(Config):
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         return -(-self.tokens // self.batch_tokens)
+
+    @property
+    def snapshot_steps(self) -> frozenset[int]:
+        """Steps after which the dictionary is saved; 0 is none."""
+        return frozenset(span_steps(span, self.tokens, self.batch_tokens) for span in self.snapshots) - {0}
 
     @property
     def lr(self) -> float:

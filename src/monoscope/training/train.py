@@ -35,6 +35,7 @@ from monoscope.training.checkpoint import (
     warn_if_short,
 )
 from monoscope.training.downstream import origin_of
+from monoscope.training.finished import finished, without_none
 from monoscope.training.output import CONFIG, Output, opened
 from monoscope.training.run import Run
 from monoscope.training.settings import Parallel, Training
@@ -146,14 +147,14 @@ def train(
             prepared, stream, start = _prepare(config, activations, lm, output, mesh, parallel.lanes, resume=resume)
         began = time.monotonic()
         fit(prepared, stream, start=start, config=config.to_dict(), out=output, mesh=mesh)
-        finished = [_finish(run, stream, time.monotonic() - began) for run in prepared]
+        done = [finished(run, stream, time.monotonic() - began) for run in prepared]
         with together(mesh):
             if output is not None and mesh.is_first:
-                for run, done in zip(prepared, finished, strict=True):
-                    write_files(done, output.directory / run.name)
+                for run, dictionary in zip(prepared, done, strict=True):
+                    write_files(dictionary, output.directory / run.name)
         if output is not None:
             _clean(output, mesh)
-    return finished if several else finished[0]
+    return done if several else done[0]
 
 
 def _recipe(value: RecipeLike) -> Recipe:
@@ -219,7 +220,7 @@ def _check_one_pass(each: Sequence[Training], n_recipes: int) -> None:
 
 def source_info(source: ActivationSource) -> dict[str, Any]:
     """What a source says of itself, but for its position: a resumed run must read the same."""
-    return _without_none({key: value for key, value in source.info.items() if key != "excluded"})
+    return without_none({key: value for key, value in source.info.items() if key != "excluded"})
 
 
 def is_complete(directory: Path) -> bool:
@@ -307,24 +308,3 @@ def _was_begun(out: Path) -> bool:
     if not left <= {LOCK, CONFIG}:
         raise DataError(f"nothing to resume: no checkpoint in {out}")
     return False
-
-
-def _finish(run: Run, source: ActivationSource, seconds: float) -> Dictionary:
-    done = run.finished()
-    done.provenance = {
-        "trained_as": run.recipe.to_dict(),
-        "training": run.settings.to_dict(),
-        "source": _without_none(source.info),
-        "scales": {str(site): [scale.value, scale.relative_error] for site, scale in run.scales.items()},
-        "seconds": round(seconds, 1),
-        **({"skipped": run.n_skipped} if run.n_skipped else {}),
-    }
-    return done
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, (list, tuple)):
-        return [_without_none(item) for item in value if item is not None]
-    return value

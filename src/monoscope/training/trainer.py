@@ -18,6 +18,7 @@ from monoscope.core.progress import progress
 from monoscope.harvest.source import ActivationSource, in_step
 from monoscope.parallel.mesh import together
 from monoscope.training.checkpoint import save_checkpoint
+from monoscope.training.finished import save_snapshots
 from monoscope.training.log import Log, sync_log
 from monoscope.training.output import Output
 from monoscope.training.run import Run
@@ -40,13 +41,14 @@ def fit(
     On a mesh every process does so with its own share, and the first of them writes the log.
 
     Writes a row per run to its log every ``log_every`` steps, and with ``out`` a checkpoint every
-    ``checkpoint_every`` seconds and when interrupted. Raises KeyboardInterrupt when asked to stop, once the checkpoint
+    ``checkpoint_every`` seconds and when interrupted, and the ``snapshots`` that were asked for. Raises KeyboardInterrupt when asked to stop, once the checkpoint
     is written, and NotFinite for activations or a loss that are NaN or infinite, unless few such are to be left out.
     """
     _keep_freed_memory()
     settings = runs[0].settings
     logs = [Log(_directory(out if mesh.is_first else None, run), after_step=start) for run in runs]
-    clock, logged = time.monotonic(), (time.monotonic(), start)
+    began = time.monotonic()
+    clock, logged = began, (began, start)
     with interruptible() as interrupted, progress("train", settings.tokens) as bar:
         bar.advance(start * settings.batch_tokens)
         step = start
@@ -72,6 +74,8 @@ def fit(
                         log.write(head | ({"run": run.name} if run.name else {}) | row)
             facts = {name: rows[0][name] for name in ("fvu", "l0", "dead", "skipped") if name in rows[0]}
             bar.advance(settings.batch_tokens, **facts)
+            if out is not None:
+                save_snapshots(out.directory, runs, source, step, time.monotonic() - began, mesh)
             is_due = out is not None and time.monotonic() - clock > settings.checkpoint_every
             wanted = mesh.every.counted(STOP if interrupted else SAVE if is_due else GO, "max")
             if out is not None and wanted > GO:

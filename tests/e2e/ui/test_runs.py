@@ -112,3 +112,20 @@ def test_a_run_that_is_not_there(visit: Callable[..., Any], watch: Any) -> None:
     watch.allow("status of 404")
     page = visit("/runs/nobody")
     expect(page.get_by_role("alert")).to_contain_text("nobody")
+
+
+def test_snapshots_of_a_run_are_described_from_its_page(
+    visit: Callable[..., Any], start: Any, runs: Path, demo: Path
+) -> None:
+    for tokens in ("4096", "204800"):
+        shutil.copytree(demo / "dictionary", runs / "narrow" / "snapshots" / tokens)
+    page = visit("/runs/narrow", at=start(runs))
+    points = page.get_by_role("region", name="What can be opened").get_by_role("listitem")
+    expect(points).to_have_count(3)
+    expect(points.nth(1)).to_contain_text("after 204,800 tokens")
+    points.nth(2).get_by_role("button", name="Describe the features of").click()
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+    stop = page.get_by_role("main").get_by_role("button", name="Cancel")
+    expect(stop).to_have_count(1)
+    stop.click()
+    expect(page.get_by_role("main").get_by_role("list").first).to_contain_text("Called off")

@@ -88,16 +88,17 @@ def test_a_killed_process_of_a_harvest_goes_on(call: Call, small_shards: Path, t
 
 @pytest.mark.slow
 def test_two_processes_train_one_dictionary(call: Call, train_config: Path) -> None:
-    exact = ("--set", "training.encode_dtype=fp32")
+    exact = ("--set", "training.encode_dtype=fp32", "--set", "training.snapshots=[1000]")
     assert call("train", train_config, "--out", "alone", *exact).code == 0
     settings = (*exact, "--set", "parallel.features=2")
     done = torchrun(2, "train", train_config, "--out", "together", "--json", *settings)
     assert done.returncode == 0, done.stderr
     (result,) = (json.loads(line) for line in done.stdout.splitlines())
     assert list(result["dictionaries"]) == ["together"]
-    alone, together = (load(name).state_dict() for name in ("alone", "together"))
-    for name, value in alone.items():
-        torch.testing.assert_close(together[name], value, rtol=1e-2, atol=2e-3, msg=name)
+    for place in ("", "snapshots/1000"):
+        alone, together = (load(Path(name) / place).state_dict() for name in ("alone", "together"))
+        for name, value in alone.items():
+            torch.testing.assert_close(together[name], value, rtol=1e-2, atol=2e-3, msg=name)
     assert not list(Path("together").glob("checkpoint*"))
     rows = [(Path(name) / "metrics.jsonl").read_text().splitlines() for name in ("alone", "together")]
     assert len(rows[0]) == len(rows[1])

@@ -107,6 +107,7 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_bits(
         recipe["function"] |= {"k": 4}
     x = activations()
     settings = FAST | {"checkpoint_every": 0, "dead_after": 500, "schedules": {"optimizer.lr": {"kind": "trapezoid"}}}
+    settings["snapshots"] = (0.3, 4000)
     whole = train(recipe, x, out=tmp_path / "whole", **settings)
 
     class Stop(Exception):
@@ -126,8 +127,29 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_bits(
             train(recipe, x, out=tmp_path / "parts", resume=bool(saves), **settings)
     resumed = train(recipe, x, out=tmp_path / "parts", resume=True, **settings)
     assert_same(whole, resumed)
+    for tokens in ("1920", "4096"):
+        kept = [load(tmp_path / name / "snapshots" / tokens) for name in ("whole", "parts")]
+        assert_same(*kept)
+        assert not torch.equal(kept[0].W_dec, whole.W_dec)
     steps = [row["step"] for row in read_log(tmp_path / "parts" / METRICS)]
     assert steps == [1, *range(5, 51, 5)]
+
+
+def test_a_snapshot_is_what_a_run_of_that_length_gives(tmp_path: Path) -> None:
+    x, half = activations(), FAST["tokens"] // 2
+    settings = FAST | {"schedules": {}, "dead_after": 500}
+    kept = train(RECIPE, x, out=tmp_path / "run", snapshots=(0.0, 0.5, 1.0), **settings)
+    assert sorted(path.name for path in (tmp_path / "run" / "snapshots").iterdir()) == [str(half), str(2 * half)]
+    assert_same(load(tmp_path / "run" / "snapshots" / str(half)), train(RECIPE, x, **(settings | {"tokens": half})))
+    assert_same(load(tmp_path / "run" / "snapshots" / str(2 * half)), kept)
+    assert_same(kept, train(RECIPE, x, **settings))
+    assert load(tmp_path / "run" / "snapshots" / str(half)).provenance["tokens"] == half
+
+
+def test_each_of_several_has_its_snapshots(tmp_path: Path) -> None:
+    train([RECIPE, RECIPE], activations(), names=["a", "b"], out=tmp_path / "runs", snapshots=(1280,), **FAST)
+    first, second = (load(tmp_path / "runs" / name / "snapshots" / "1280") for name in ("a", "b"))
+    assert_same(first, second)
 
 
 def test_resuming_a_finished_run_returns_it(tmp_path: Path) -> None:

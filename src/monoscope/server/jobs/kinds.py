@@ -33,6 +33,7 @@ def handlers(live: Live, tables: Tables, sample: Path) -> dict[str, Handler]:
         return message.body | {"metrics": [_metrics(_entry(library, name)) for name in job.config["dicts"]]}
 
     def analyzed(job: Job, message: Message) -> dict[str, Any]:
+        library.add(Path(job.config["path"]))  # a run under way may have saved it after the library was read
         entries, _, _ = library.add(Path(message.body["bundle"]))
         return message.body | {"dictionary": entries[0].id if entries else None}
 

@@ -17,6 +17,7 @@ from monoscope.core.io import MANIFEST
 MAX_DEPTH, MAX_DIRECTORIES, MAX_FOUND = 5, 20_000, 2_000
 MAX_MANIFEST = 64_000_000
 BUNDLE = ".mono"
+SNAPSHOTS = "snapshots"  # of a training run, in its directory
 
 
 @dataclass
@@ -90,7 +91,7 @@ def _sort(directory: Path, has: set[str], found: Found) -> bool:
         found.runs.append(directory)
     if {"config.toml", "weights.safetensors"} <= has:
         found.dictionaries.append(directory)
-        return False
+        return SNAPSHOTS in has
     if "config.json" in has and any(name.endswith(".safetensors") for name in has):
         found.models.append(directory)
         return False

@@ -154,6 +154,12 @@ class Library:
         """Bundles of one dictionary."""
         return [entry for entry in self.entries if entry.dictionary_fp == dictionary_fp]
 
+    def described(self, path: Path) -> list[Entry]:
+        """Bundles of the dictionary that stands at a path, those near it first."""
+        with self._lock:
+            found = self._weights.get(path)
+        return sorted(self.entries_of(found), key=lambda entry: path.parent not in entry.path.parents) if found else []
+
     def weights_of(self, entry: Entry) -> Weights | None:
         """The dictionary a bundle is of, if it stands in the library, in our layout or in another library's."""
         with self._lock:

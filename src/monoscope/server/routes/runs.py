@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastapi import Path as InPath
 from fastapi.responses import Response
 
 from monoscope.server.cards import run_card
+from monoscope.server.library.discover import SNAPSHOTS
 from monoscope.server.library.library import Run as Found
 from monoscope.server.live.stream import Event, EventStream, last_seen
 from monoscope.server.problems import ProblemError, shown
@@ -30,6 +32,7 @@ EVERY = 1.0  # seconds between two looks at a log
 MOST_ROWS = 1000  # in one event
 CHECKPOINTS = "checkpoint-*.pt"
 OPENABLE = ("config.toml", "weights.safetensors")
+MOST_SNAPSHOTS = 200  # shown of each dictionary
 
 
 @router.get("", response_model=RunList)
@@ -112,20 +115,32 @@ def _run(state: State, found: Found, points: int) -> Run:
 
 
 def _checkpoints(state: State, run: Path, names: list[str]) -> list[Checkpoint]:
-    bundles = {path: entry.id for entry in state.library.entries if (path := state.library.dictionary_path(entry))}
     found = []
     for name in names or [""]:
         directory = run / name if name else run
         if all((directory / file).is_file() for file in OPENABLE):
-            found.append(_checkpoint("dictionary", name, directory, directory / OPENABLE[0], bundles.get(directory)))
-    found += [_checkpoint("resume", "", run, file, None) for file in sorted(run.glob(CHECKPOINTS), reverse=True)]
+            found.append(_checkpoint(state, "dictionary", name, directory, directory / OPENABLE[0]))
+        for tokens, path in _snapshots(directory):
+            found.append(_checkpoint(state, "snapshot", name, path, path / OPENABLE[0], tokens))
+    found += [_checkpoint(state, "resume", "", run, file) for file in sorted(run.glob(CHECKPOINTS), reverse=True)]
     return found
 
 
-def _checkpoint(kind: str, name: str, path: Path, file: Path, bundle: str | None) -> Checkpoint:
+def _snapshots(directory: Path) -> list[tuple[int, Path]]:
+    """Dictionaries that were saved on the way, the last first, by the tokens they had seen."""
+    paths = [path for path in (directory / SNAPSHOTS).glob("*") if re.fullmatch(r"\d{1,18}", path.name)]
+    whole = [path for path in paths if all((path / file).is_file() for file in OPENABLE)]
+    return sorted(((int(path.name), path) for path in whole), reverse=True)[:MOST_SNAPSHOTS]
+
+
+def _checkpoint(
+    state: State, kind: str, name: str, path: Path, file: Path, tokens: int | None = None
+) -> Checkpoint:
+    bundles = [] if kind == "resume" else state.library.described(path)
+    bundle = bundles[0].id if bundles else None
     written = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
     return Checkpoint.model_validate(
-        {"kind": kind, "name": name, "path": str(path), "written": written, "dictionary": bundle}
+        {"kind": kind, "name": name, "path": str(path), "written": written, "dictionary": bundle, "tokens": tokens}
     )
 
 

@@ -39,15 +39,16 @@ class Log(Wire):
 class Checkpoint(Wire):
     """What of a run can be opened, or continued.
 
-    kind: dictionary, finished; resume, the state that ``--resume`` continues from
+    kind: dictionary, finished; snapshot, as it was after ``tokens``; resume, the state that ``--resume`` continues from
     dictionary: the bundle of its features, if it is in the library
     """
 
-    kind: Literal["dictionary", "resume"]
+    kind: Literal["dictionary", "snapshot", "resume"]
     name: str
     path: str
     written: str
     dictionary: Slug | None
+    tokens: int | None
 
 
 class Run(Wire):

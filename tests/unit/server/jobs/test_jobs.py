@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 
@@ -12,6 +13,7 @@ from monoscope.evals import evaluate
 from monoscope.evals.correspondence import by_direction
 from monoscope.features.workspace import Workspace
 from monoscope.harvest import StandardLibrary
+from monoscope.server.library.discover import discover
 
 pytestmark = pytest.mark.slow  # a server and its worker process are started
 
@@ -199,6 +201,36 @@ def test_a_new_bundle_is_in_the_library(client, path):
     again = client.post("/jobs", json={"kind": "analyze", "path": str(path / "topk" / "dictionary"), "name": "again"})
     assert again.status_code == 422
     assert "exists" in again.json()["detail"]
+
+
+def test_a_snapshot_of_a_run_under_way_is_described(client, path):
+    run = path / "under way"
+    run.mkdir()
+    (run / "training.toml").write_text("")
+    (run / "metrics.jsonl").write_text('{"step": 1, "tokens": 4096}\n')
+    (found,) = client.post("/library", json={"path": str(run)}).raise_for_status().json()["runs"]
+    for tokens in ("4096", "40960", "other"):
+        shutil.copytree(path / "topk" / "dictionary", run / "snapshots" / tokens)
+
+    def points() -> list[dict]:
+        return client.get(f"/runs/{found['id']}").raise_for_status().json()["checkpoints"]
+
+    assert [(point["kind"], point["tokens"], point["dictionary"]) for point in points()] == [
+        ("snapshot", 40960, None),
+        ("snapshot", 4096, None),
+    ]
+    job = started(client, "/jobs", {"kind": "analyze", "path": points()[1]["path"], "tokens": 2000})
+    last = followed(client, job["id"])[-1][1]
+    assert last["state"] == "done", last
+    client.state.library.matched.wait(30)
+    assert points()[1]["dictionary"] == last["result"]["dictionary"]
+    # What a later server finds: the snapshots of a run that is finished too.
+    for name in ("config.toml", "weights.safetensors"):
+        shutil.copy(path / "topk" / "dictionary" / name, run)
+    after = discover(run)
+    assert [bundle.name for bundle in after.bundles] == ["4096-features.mono"]
+    assert run / "snapshots" / "40960" in after.dictionaries
+    shutil.rmtree(run)
 
 
 @pytest.mark.parametrize(
