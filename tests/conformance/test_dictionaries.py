@@ -139,7 +139,12 @@ def test_save_and_load_are_bit_identical(function: str, wiring: str, tmp_path: P
 def test_frozen_is_what_evaluation_mode_computes(function: str, wiring: str) -> None:
     dictionary = build(function, wiring)
     x, target = data(wiring, dictionary)
-    frozen, evaluated = dictionary.frozen()(x, target), dictionary.eval()(x, target)
+    twin, modes = dictionary.frozen(), [module.training for module in dictionary.modules()]
+    assert all(modes)
+    assert not {x.data_ptr() for x in twin.state_dict().values()} & {
+        x.data_ptr() for x in dictionary.state_dict().values()
+    }
+    frozen, evaluated = twin(x, target), dictionary.eval()(x, target)
     torch.testing.assert_close(frozen.acts.dense(), evaluated.acts.dense(), rtol=1e-6, atol=1e-6)
     assert torch.equal(frozen.acts.dense() != 0, evaluated.acts.dense() != 0)
     torch.testing.assert_close(frozen.recon, evaluated.recon, rtol=1e-5, atol=1e-5)

@@ -222,7 +222,7 @@ class Dictionary(nn.Module, ABC):
     def frozen(self) -> Self:
         """A copy for inference: evaluation mode, no gradients, the activation function in its frozen form."""
         twin = copy.deepcopy(self)
-        twin.activation = self.activation.frozen()
+        twin.activation = twin.activation.frozen()
         if (absorbed := self.activation.absorbed) is not None:
             twin.rescale_preacts_(*absorbed)
             if (norm := self.score_norm()) is not None:

@@ -24,7 +24,8 @@ from monoscope.core.io import is_full, remove, settle, sha256_file, writing
 
 KEPT = 2
 SHARED = "checkpoint-*.????????????????"  # directories, to which several processes wrote
-FREE_TO_CHANGE = ("checkpoint_every", "snapshots", "on_nonfinite", "not_finite")  # settings that change no step that was taken
+# Settings that change no step that was taken.
+FREE_TO_CHANGE = ("checkpoint_every", "snapshots", "on_nonfinite", "not_finite")
 
 _NAME = re.compile(r"checkpoint-(\d+)\.([0-9a-f]{16})\.pt")
 _log = logging.getLogger("monoscope.training")

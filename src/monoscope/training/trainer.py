@@ -41,8 +41,9 @@ def fit(
     On a mesh every process does so with its own share, and the first of them writes the log.
 
     Writes a row per run to its log every ``log_every`` steps, and with ``out`` a checkpoint every
-    ``checkpoint_every`` seconds and when interrupted, and the ``snapshots`` that were asked for. Raises KeyboardInterrupt when asked to stop, once the checkpoint
-    is written, and NotFinite for activations or a loss that are NaN or infinite, unless few such are to be left out.
+    ``checkpoint_every`` seconds and when interrupted, and the ``snapshots`` that were asked for. Raises
+    KeyboardInterrupt when asked to stop, once the checkpoint is written, and NotFinite for activations or a loss that
+    are NaN or infinite, unless few such are to be left out.
     """
     _keep_freed_memory()
     settings = runs[0].settings

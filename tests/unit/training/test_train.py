@@ -146,6 +146,19 @@ def test_a_snapshot_is_what_a_run_of_that_length_gives(tmp_path: Path) -> None:
     assert load(tmp_path / "run" / "snapshots" / str(half)).provenance["tokens"] == half
 
 
+@pytest.mark.parametrize("function", ["topk", "batch_topk", "jumprelu", "gated", "relu"])
+def test_a_snapshot_leaves_what_is_trained_as_it_is(function: str, tmp_path: Path) -> None:
+    kind = {"kind": function} | ({"k": 4} if "topk" in function else {})
+    recipe: dict[str, Any] = {"wiring": RECIPE["wiring"], "function": kind}
+    if "topk" not in function:
+        recipe["terms"] = {"r": {"kind": "squared_error"}, "s": {"kind": "l0" if function == "jumprelu" else "l1"}}
+    if function == "gated":
+        recipe["terms"] = {"r": {"kind": "squared_error"}, "s": {"kind": "gate_l1"}, "a": {"kind": "gate_aux"}}
+    x, settings = activations(), FAST | {"tokens": 1280}
+    kept = train(recipe, x, out=tmp_path / "run", snapshots=(0.2, 0.5), **settings)
+    assert_same(kept, train(recipe, x, **settings))
+
+
 def test_each_of_several_has_its_snapshots(tmp_path: Path) -> None:
     train([RECIPE, RECIPE], activations(), names=["a", "b"], out=tmp_path / "runs", snapshots=(1280,), **FAST)
     first, second = (load(tmp_path / "runs" / name / "snapshots" / "1280") for name in ("a", "b"))

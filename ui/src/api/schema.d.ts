@@ -1449,7 +1449,7 @@ export interface components {
          * Checkpoint
          * @description What of a run can be opened, or continued.
          *
-         *     kind: dictionary, finished; resume, the state that ``--resume`` continues from
+         *     kind: dictionary, finished; snapshot, as it was after ``tokens``; resume, the state that ``--resume`` continues from
          *     dictionary: the bundle of its features, if it is in the library
          */
         Checkpoint: {
@@ -1457,7 +1457,7 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "dictionary" | "resume";
+            kind: "dictionary" | "snapshot" | "resume";
             /** Name */
             name: string;
             /** Path */
@@ -1466,6 +1466,8 @@ export interface components {
             written: string;
             /** Dictionary */
             dictionary: string | null;
+            /** Tokens */
+            tokens: number | null;
         };
         /**
          * Column

@@ -133,9 +133,7 @@ def _snapshots(directory: Path) -> list[tuple[int, Path]]:
     return sorted(((int(path.name), path) for path in whole), reverse=True)[:MOST_SNAPSHOTS]
 
 
-def _checkpoint(
-    state: State, kind: str, name: str, path: Path, file: Path, tokens: int | None = None
-) -> Checkpoint:
+def _checkpoint(state: State, kind: str, name: str, path: Path, file: Path, tokens: int | None = None) -> Checkpoint:
     bundles = [] if kind == "resume" else state.library.described(path)
     bundle = bundles[0].id if bundles else None
     written = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
