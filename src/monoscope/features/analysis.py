@@ -28,7 +28,7 @@ from monoscope.features.collectors.selection import RULE, ContextTable, select
 from monoscope.features.columns import Columns
 from monoscope.features.parts import Parts, beside
 from monoscope.features.settings import Analysis
-from monoscope.features.survey import Survey, check_read
+from monoscope.features.survey import LAYOUT, Survey, check_read
 from monoscope.features.vocabulary import Vocabulary
 from monoscope.features.weights.directions import directions, written
 from monoscope.features.weights.logits import logit_effects
@@ -140,7 +140,7 @@ def _survey(
         raise MismatchError(f"features of a {type(dictionary).__name__} are maps, and a bundle describes directions")
     dictionary = dictionary.frozen()
     fixed = {key: value for key, value in source.info.items() if key != "excluded"}
-    job = {"dictionary": dictionary.fingerprint(), "source": fixed, "config": config.to_dict()}
+    job = {"layout": LAYOUT, "dictionary": dictionary.fingerprint(), "source": fixed, "config": config.to_dict()}
     parts = Parts(partial, job, ranks)
     own = source if ranks == 1 else source.part(rank, ranks)
     survey = Survey(dictionary, config, own.first_row)

@@ -35,6 +35,9 @@ from monoscope.harvest.source import in_step, summed
 SAVE_EVERY = 300.0
 """Seconds between two savings."""
 
+LAYOUT = 2
+"""Of what is saved: a survey in another one is another job's, and not gone on with."""
+
 
 @runtime_checkable
 class Collector(Protocol):
