@@ -63,6 +63,8 @@ class Training(Config):
             is_term = len(parts) == 3 and parts[0] == "terms" and parts[2] == "weight"
             if name not in ("optimizer.lr", "function.k") and not is_term:
                 raise ValueError(f"cannot schedule {name!r}; known: optimizer.lr, function.k, terms.NAME.weight")
+        if late := [span for span in self.snapshots if isinstance(span, int) and span > self.tokens]:
+            raise ValueError(f"snapshots after {late[0]:,} tokens of a run that ends after {self.tokens:,}")
         return self
 
     @property

@@ -119,6 +119,8 @@ def train(
     each = list(training) if isinstance(training, Sequence) else [training or Training()] * len(recipes)
     each = [Training.from_dict(item.to_dict() | settings) for item in each]
     _check_one_pass(each, len(recipes))
+    if out is None and any(item.snapshots for item in each):
+        raise ConfigError("snapshots are saved in a run's directory: name one, as in train(..., out='runs/sae')")
     labels = list(names or (map(str, range(len(recipes))) if several else [""]))
     activations = _source(source, each[0])
     read = [sites or _only_site(activations) for sites in _sites_of_each(reads, len(recipes))]

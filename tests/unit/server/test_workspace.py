@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,6 +125,30 @@ def test_bookmarks_and_tags(desk: httpx.Client) -> None:
     assert desk.delete("/feature-tags", params=mark | {"tag": "odd"}).status_code == 204
     assert desk.delete("/bookmarks", params=mark).status_code == 204
     assert rows(desk, "bookmarked", "=", True) == rows(desk, "tags", "not_null") == []
+
+
+def test_a_list_is_a_page_that_says_no_more_than_text(desk: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from monoscope.server.routes.workspace import lists
+
+    made = desk.post("/lists", json={"name": f"a/../b {NASTY}"}).json()
+    page, asked = f"/lists/{made['id']}/page", {"dict": "some-run"}
+    assert desk.get(page, params=asked).status_code == 409
+    desk.post("/labels", json={"dict": "some-run", "feature": 5, "text": NASTY})
+    wanted = [{"dict": "some-run", "feature": i, "note": NASTY if i == 5 else ""} for i in (6, 5)]
+    desk.post(f"/lists/{made['id']}/items", json={"items": wanted})
+    answer = desk.get(page, params=asked)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert re.fullmatch(r'attachment; filename="[A-Za-z0-9_.-]+\.html"', answer.headers["content-disposition"])
+    assert "<img" not in answer.text
+    assert answer.text.count("&lt;img src=x") >= 4  # heading, title, label, note
+    assert answer.text.index('id="f6"') < answer.text.index('id="f5"')
+    assert desk.get(page, params={"dict": "nothing"}).status_code == 404
+    assert desk.get(page).status_code == 422
+    assert desk.get("/lists/01ARZ3NDEKTSV4RRFFQ69G5FAV/page", params=asked).status_code == 404
+    monkeypatch.setattr(lists, "MOST_ON_PAGE", 1)
+    refused = desk.get(page, params=asked)
+    assert (refused.status_code, refused.json()["expected"]) == (409, "1 to 1")
 
 
 def test_lists_and_their_order(desk: httpx.Client) -> None:

@@ -159,6 +159,13 @@ def test_a_snapshot_leaves_what_is_trained_as_it_is(function: str, tmp_path: Pat
     assert_same(kept, train(recipe, x, **settings))
 
 
+def test_snapshots_that_could_not_be_saved_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"after 6,401 tokens of a run that ends after 6,400"):
+        train(RECIPE, activations(), out=tmp_path / "run", snapshots=(0.5, FAST["tokens"] + 1), **FAST)
+    with pytest.raises(ConfigError, match="name one"):
+        train(RECIPE, activations(), snapshots=(0.5,), **FAST)
+
+
 def test_each_of_several_has_its_snapshots(tmp_path: Path) -> None:
     train([RECIPE, RECIPE], activations(), names=["a", "b"], out=tmp_path / "runs", snapshots=(1280,), **FAST)
     first, second = (load(tmp_path / "runs" / name / "snapshots" / "1280") for name in ("a", "b"))
