@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -35,6 +36,13 @@ class Desk:
         self._theirs: dict[str, Workspace] = {}
         self._problem: str | None = None
         self._known: dict[tuple[str, str], Added] = {}  # by author, whose bookmarks they hold, and dictionary
+
+    @property
+    def address(self) -> str:
+        """Where the workspace is: a path, or the address of a database without its password and options."""
+        if "://" not in self.where:
+            return str(Path(self.where).expanduser().absolute())
+        return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", self.where).partition("?")[0]
 
     @property
     def author(self) -> str:

@@ -39,7 +39,7 @@ class Finder:
     """See above. Safe to use from several threads."""
 
     def __init__(self, library: Library, desk: Desk, embedder: str, directory: Path) -> None:
-        self._library, self._desk, self._directory = library, desk, directory
+        self._library, self._desk, self.directory = library, desk, directory
         self._embedder = embedder
         self.pool = Pool(THREADS)
         self._lock = threading.RLock()
@@ -68,7 +68,7 @@ class Finder:
                 return
             self._tried |= set(waiting)
             task = {
-                "directory": str(self._directory),
+                "directory": str(self.directory),
                 "db": self._desk.where,
                 "embedder": None if (model := self._model()) is None else str(model),
                 "bundles": {name: str(search.searched[name].bundle.path) for name in waiting},
@@ -101,7 +101,7 @@ class Finder:
             if self._search is None:
                 from monoscope.features.search import Search
 
-                self._search = Search(self._directory, self._desk.workspace)
+                self._search = Search(self.directory, self._desk.workspace)
             for entry in self._library.entries:
                 if entry.id not in self._search.searched:
                     self._search.add(entry.id, entry.bundle)
@@ -130,7 +130,7 @@ class Finder:
         with self._lock:
             if self._closed:
                 return
-            able = Search(self._directory, self._desk.workspace, embedder)
+            able = Search(self.directory, self._desk.workspace, embedder)
             for name, one in self._search.searched.items():
                 able.add(name, one.bundle)
             self._search, before = able, self._search

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from ui_pages import settle
+from ui_pages import copied, settle
 
 INDEXED = 60_000  # ms until a new library is indexed, on a busy machine
 HOSTILE = '<img src=x onerror="document.title=1"> 🦊 café'
@@ -120,3 +120,19 @@ def test_hits_are_saved_as_a_table(visit: Callable[..., Any], tmp_path: Path) ->
     rows = list(csv.DictReader((tmp_path / "found.csv").read_text().splitlines()))
     assert [row["feature"] for row in rows] == shown
     assert {row["dict"] for row in rows} == {"demo"}
+
+
+def test_python_finds_the_same_over_the_same_labels(visit: Callable[..., Any]) -> None:
+    page = visit("/d/demo/f/5")
+    label(page, 5, "closing brackets")
+    label(page, 9, "closing quotes")
+    page.goto(page.url.split("/d/")[0] + "/search?q=closing&labeled=true")
+    hits = page.get_by_role("listbox", name="Features").get_by_role("option")
+    expect(hits).to_have_count(2, timeout=INDEXED)
+    made: dict[str, Any] = {}
+    exec(copied(page, "Copy as Python", "Found: more"), made)
+    found = [(str(hit.feature), hit.label) for hit in made["found"].hits]
+    assert [feature for feature, _ in found] == hits.locator(".index").all_text_contents()
+    assert dict(found) == {"5": "closing brackets", "9": "closing quotes"}
+    made["search"].close()
+    made["workspace"].close()

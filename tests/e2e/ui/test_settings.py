@@ -43,6 +43,7 @@ def test_the_server_says_what_it_is(visit: Callable[..., Any], demo: Path) -> No
     server = page.get_by_role("region", name="Server")
     expect(server).to_contain_text(str(demo))
     expect(server).to_contain_text("tester")
+    expect(server).to_contain_text("workspace-0.db")
     expect(page.get_by_role("region", name="About")).to_contain_text("@software{monoscope")
 
 

@@ -2406,6 +2406,21 @@ export interface components {
             jobs: components["schemas"]["Job"][];
         };
         /**
+         * Kept
+         * @description Where the server keeps what it is given and what it derives.
+         *
+         *     workspace: a path, or the address of a database, its password left out; search: directory of the indexes
+         *     embedder: directory of the model of sentences that was chosen, null for the packaged one or none
+         */
+        Kept: {
+            /** Workspace */
+            workspace: string;
+            /** Search */
+            search: string;
+            /** Embedder */
+            embedder: string | null;
+        };
+        /**
          * Label
          * @description The line shown for a feature, by a person or from an explanation. ``dict`` is null if the bundle is not here.
          */
@@ -2596,6 +2611,7 @@ export interface components {
          * @description What this server is, and what it can do now.
          *
          *     author: who writes labels and notes here; workspace: why it cannot be used, null while it can
+         *     kept: where that is
          */
         Meta: {
             /** Version */
@@ -2612,6 +2628,7 @@ export interface components {
             author: string;
             /** Workspace */
             workspace: string | null;
+            kept: components["schemas"]["Kept"];
         };
         /**
          * Move

@@ -1,6 +1,6 @@
 // What a panel shows, as Python that shows the same from the bundle's files.
 
-import type { ActivateResponse, Card, Column, Comparison, Condition, DiffResponse, Loaded, SteerStart, TokenOut } from '$/api/types';
+import type { ActivateResponse, Card, Column, Comparison, Condition, DiffResponse, Loaded, Meta, SearchResult, SteerStart, TokenOut } from '$/api/types';
 import { describe } from './conditions';
 
 const text = (value: unknown): string => JSON.stringify(value);
@@ -42,6 +42,15 @@ function expression({ column, op, value }: Condition): string {
 /** The numbers of several bundles. */
 export function ofCards(cards: readonly { path: string }[]): string {
   return `${IMPORT}\nfor path in ${text(cards.map((card) => card.path))}:\n    bundle = FeatureBundle.open(path)\n    print(bundle.path.name, bundle.manifest["stats"])\n`;
+}
+
+/** A search again, over the same labels and by the same indexes. */
+export function ofSearch({ kept, capabilities }: Meta, cards: readonly Card[], asked: { q: string; mode: SearchResult['mode']; labeled: string; limit: number }): string {
+  const bundles = Object.fromEntries(cards.map((card) => [card.id, card.path]));
+  const embedder = kept.embedder === null ? 'packaged()' : text(kept.embedder);
+  const names = ['Search', ...(capabilities.semantic ? ['LocalEmbedder', ...(kept.embedder === null ? ['packaged'] : [])] : [])].sort();
+  const labeled = { true: ', labeled=True', false: ', labeled=False' }[asked.labeled] ?? '';
+  return `${IMPORT}from monoscope.features.search import ${names.join(', ')}\nfrom monoscope.features.workspace import Workspace\n\nworkspace = Workspace.open(${text(kept.workspace)})\nsearch = Search(${text(kept.search)}, workspace${capabilities.semantic ? `, LocalEmbedder(${embedder})` : ''})\nfor name, path in ${text(bundles)}.items():\n    search.add(name, FeatureBundle.open(path))\nsearch.prepare()\nfound = search.query(${text(asked.q)}, mode=${text(asked.mode)}${labeled}, limit=${asked.limit})\nfor hit in found.hits:\n    print(hit.dictionary, hit.feature, hit.why, hit.label)\n`;
 }
 
 /** A curve of training runs. */

@@ -18,7 +18,7 @@ from monoscope.server.library.hub import SCHEME, cached
 from monoscope.server.library.library import Entry, Fault, Run
 from monoscope.server.problems import ProblemError, shown
 from monoscope.server.state import State, StateDep
-from monoscope.server.wire.library import Capabilities, Device, Library, Meta, Opened, OpenPath, Sample, Storage
+from monoscope.server.wire.library import Capabilities, Device, Kept, Library, Meta, Opened, OpenPath, Sample, Storage
 
 MOST_BARE = 20
 router = APIRouter(tags=["library"])
@@ -54,7 +54,13 @@ def _meta(state: State) -> Meta:
         read_only=state.settings.read_only,
         author=state.desk.author,
         workspace=state.desk.problem,
+        kept=_kept(state),
     )
+
+
+def _kept(state: State) -> Kept:
+    search = str(state.finder.directory.absolute())
+    return Kept(workspace=state.desk.address, search=search, embedder=state.settings.embedder or None)
 
 
 def _library(state: State) -> Library:

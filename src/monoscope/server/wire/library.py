@@ -14,6 +14,7 @@ class Meta(Wire):
     """What this server is, and what it can do now.
 
     author: who writes labels and notes here; workspace: why it cannot be used, null while it can
+    kept: where that is
     """
 
     version: str
@@ -23,6 +24,19 @@ class Meta(Wire):
     read_only: bool
     author: str
     workspace: str | None
+    kept: Kept
+
+
+class Kept(Wire):
+    """Where the server keeps what it is given and what it derives.
+
+    workspace: a path, or the address of a database, its password left out; search: directory of the indexes
+    embedder: directory of the model of sentences that was chosen, null for the packaged one or none
+    """
+
+    workspace: str
+    search: str
+    embedder: str | None
 
 
 class Capabilities(Wire):
