@@ -10,10 +10,8 @@ import typer
 
 from monoscope.cli.convert import Choose, Format, Model, Reading, Ref
 from monoscope.cli.session import Json, session, show
-from monoscope.core.config import read_toml
 from monoscope.core.errors import DataError
 from monoscope.core.stores.remote import Location, Remote, location, sizes
-from monoscope.registry import is_reference
 
 FILES = ("config.toml", "weights.safetensors")
 HIDDEN = ("schema", "schema_minor", "generator", "shards", "files", "tensors", "rows_per_batch", "layout", "inputs")
@@ -35,6 +33,8 @@ def info(
     With --model, a dictionary is tried on activations of a model, and what does not fit is said in words.
     """
     with session(as_json=as_json):
+        from monoscope.registry import is_reference
+
         path = Path(ref) if is_reference(ref) or ref.startswith("hf://") else location(ref)
         if (":" not in ref or isinstance(path, Remote)) and not path.exists() and not is_reference(ref):
             raise DataError(f"there is nothing at {path}")
@@ -107,23 +107,23 @@ def _manifest(path: Location) -> dict[str, Any]:
 
 
 def _dictionary(path: Location) -> dict[str, Any]:
-    table = read_toml(path / "config.toml")
+    table = _toml(path / "config.toml")
     size = sizes(path)["weights.safetensors"]
     return {"kind": "dictionary", **{k: v for k, v in table.items() if k not in HIDDEN}, "bytes": size, **_log(path)}
 
 
 def _run(path: Location) -> dict[str, Any]:
-    table = read_toml(path / "training.toml")
+    table = _toml(path / "training.toml")
     logs = {name: row for name in table.get("runs", {}) if (row := _log(path / name))}
     state = "can be resumed" if any(name.startswith("checkpoint-") for name in sizes(path)) else "finished"
     return {"kind": "run", "state": state, **table, "logs": logs}
 
 
 def _suite(path: Location) -> dict[str, Any]:
-    table = read_toml(path / "suite.toml")
+    table = _toml(path / "suite.toml")
     finished = [name for name in table["runs"] if (path / name / "config.toml").is_file()]
     under_way = (
-        read_toml(path / "pass" / "training.toml")["runs"] if (path / "pass" / "training.toml").is_file() else {}
+        _toml(path / "pass" / "training.toml")["runs"] if (path / "pass" / "training.toml").is_file() else {}
     )
     state = "finished" if len(finished) == len(table["runs"]) else "can be resumed"
     return {
@@ -154,6 +154,12 @@ def _log(path: Location) -> dict[str, Any]:
         except ValueError:  # cut short by a kill
             continue
     return {}
+
+
+def _toml(path: Location) -> dict[str, Any]:
+    from monoscope.core.config import read_toml
+
+    return read_toml(path)
 
 
 def _json(path: Location) -> dict[str, Any]:

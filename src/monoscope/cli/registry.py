@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from monoscope.cli.session import Json, session, show
 from monoscope.core.errors import ConfigError
-from monoscope.registry import Release, Resolved, Set, is_reference, releases, resolve, search
-from monoscope.registry.references import PREFIX
-from monoscope.registry.releases import user_file
+
+if TYPE_CHECKING:
+    from monoscope.registry import Release, Resolved, Set
 
 registry = typer.Typer(
     name="registry",
@@ -30,6 +30,8 @@ def search_(
 ) -> None:
     """List releases that say all the words, in their names, models, sites or notes."""
     with session(as_json=as_json):
+        from monoscope.registry import search
+
         found = search(words or [])
         if not found:
             raise ConfigError(f"no release says {' '.join(words or [])}; monoscope registry search lists all")
@@ -48,6 +50,9 @@ def show_(
 ) -> None:
     """Describe a release, or what a reference means."""
     with session(as_json=as_json):
+        from monoscope.registry import is_reference, releases, resolve
+        from monoscope.registry.references import PREFIX
+
         known = releases()
         if name in known:
             result = _release(known[name])
@@ -59,6 +64,9 @@ def show_(
 
 
 def _release(release: Release) -> dict[str, Any]:
+    from monoscope.registry.references import PREFIX
+    from monoscope.registry.releases import user_file
+
     table: dict[str, Any] = {"name": release.name} | _known(release)
     table |= {f"set {number}": _set(one) for number, one in enumerate(release.sets, 1)}
     example = next((one.path for one in release.sets if one.path), "")

@@ -45,20 +45,24 @@ def test_help_imports_nothing_heavy() -> None:
         "for verb in ([], *(name.split() for name in sys.argv[1:])):\n"
         "    app([*verb, '--help'], standalone_mode=False)\n"
         "heavy = {'torch', 'transformers', 'numpy', 'pyarrow', 'safetensors', 'fastapi', 'uvicorn', 'duckdb'}\n"
-        "print(*sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+        "print(*sorted((heavy | {'monoscope.core.config'}) & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, *FLAGS], capture_output=True, text=True)
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
-def test_help_takes_under_half_a_second() -> None:
-    spent = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "monoscope", "--help"], capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(spent) < 0.5  # seconds of a processor: time on the clock depends on who else is at work
+def test_help_takes_little_longer_than_what_draws_it() -> None:
+    def spent(*arguments: str) -> float:
+        """Seconds of a processor: time on the clock depends on who else is at work."""
+        times = []
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return min(times)
+
+    assert spent("-m", "monoscope", "--help") < 2.5 * spent("-c", "import typer.rich_utils")
 
 
 def flags(verb: Any, name: str = "") -> dict[str, list[str]]:
