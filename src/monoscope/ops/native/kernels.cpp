@@ -70,7 +70,7 @@ API void monoscope_encode_topk(const float* x, const float* rows, const float* b
 }
 
 API int monoscope_multiplies_int8() {
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(PAIRWISE)
     return 1;
 #else
     return 0;

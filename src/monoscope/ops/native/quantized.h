@@ -1,16 +1,25 @@
-// TopK of a dense encoder, chosen by 8-bit products and computed exactly. Coordinates are rounded to 255 steps of each token's
-// and each feature's own largest, k and a margin of candidates are chosen, and their exact scores decide.
+// TopK of a dense encoder, chosen by 8-bit products and computed exactly. Coordinates are rounded to whole steps, as many as
+// STEPS up to each token's and each feature's own largest; k and a margin of candidates are chosen, and their exact scores
+// decide.
 #pragma once
 #include <limits>
 
 #include "select.h"
 #include "sparse.h"
 
-constexpr int64_t PANEL = 64;    // features side by side
-constexpr int64_t TILE = 6;      // tokens side by side
 constexpr int64_t TOKENS = 48;   // of a block, whose ranks for RUN features stay in cache
 constexpr int64_t RUN = 2048;    // features
+#if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512VNNI__)
+#define PAIRWISE                 // products are added in 16 bits, which hold four of 7-bit numbers
+constexpr int64_t PANEL = 16;    // features side by side
+constexpr int64_t TILE = 4;      // tokens side by side
+constexpr int64_t STEPS = 63;
+#else
+constexpr int64_t PANEL = 64;
+constexpr int64_t TILE = 6;
 constexpr int64_t STEPS = 127;
+#endif
+constexpr int64_t MIDDLE = STEPS + 1;  // what tokens are moved by, to be positive
 
 inline int64_t padded(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -36,8 +45,8 @@ inline float quantize(const float* __restrict x, int64_t d, int8_t* __restrict o
     return most / STEPS;
 }
 
-// Rows of features in 8 bits, four coordinates of 64 features after four others: [F / 64][d / 4][64][4]. Products are of
-// tokens shifted to be positive, whose shift is taken off again: 128 times the sum of a row.
+// Rows of features in 8 bits, four coordinates of a panel after four others: [F / PANEL][d / 4][PANEL][4], d padded to 8.
+// Products are of tokens shifted to be positive, whose shift is taken off again: MIDDLE times the sum of a row.
 class Packed {
     std::vector<int8_t> storage;
 
@@ -47,9 +56,9 @@ public:
     std::vector<float> step, shift, bias;
 
     Packed(const float* rows, const float* b, const float* norm, int64_t F, int64_t d, int threads)
-        : storage(padded(F, PANEL) * padded(d, 4) + 64, 0),
-          quads(padded(d, 4) / 4),
-          panels(padded(F, PANEL) / PANEL),
+        : storage(padded(F, 64) * padded(d, 8) + 64, 0),
+          quads(padded(d, 8) / 4),
+          panels(padded(F, 64) / PANEL),
           weight(storage.data() + (64 - reinterpret_cast<uintptr_t>(storage.data()) % 64) % 64),
           step(panels * PANEL, 0),
           shift(panels * PANEL, 0),
@@ -63,7 +72,7 @@ public:
                     for (int64_t i = 0; i < d; i++) sum += row[i];
                     int8_t* panel = weight + f / PANEL * quads * 4 * PANEL + f % PANEL * 4;
                     for (int64_t q = 0; q < quads; q++) std::memcpy(panel + q * PANEL * 4, row.data() + q * 4, 4);
-                    shift[f] = 128.0f * sum;
+                    shift[f] = static_cast<float>(MIDDLE * sum);
                     step[f] = std::isnan(length) ? 0 : length * scale;
                     bias[f] = std::isnan(length) ? length : b[f] * scale;  // what is not a number is always a candidate
                 }
@@ -105,9 +114,46 @@ struct Sums {
         rank(d, step + 48, shift + 48, bias + 48, own, out + 48);
     }
 };
+#elif defined(PAIRWISE)
+// Products of two fours of coordinates with those of eight features. In 16 bits: 4 * 127 * 63 < 2^15.
+inline __m256i products(__m256i x, __m256i next, __m256i w, __m256i next_w) {
+    const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(x, w), _mm256_maddubs_epi16(next, next_w));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+inline __m256i four_of(const uint8_t* x) {
+    int32_t four;
+    std::memcpy(&four, x, 4);
+    return _mm256_set1_epi32(four);
+}
+
+struct Sums {
+    __m256i a = _mm256_setzero_si256(), b = a;
+
+    __attribute__((always_inline)) void add(const uint8_t* x, __m256i wa, __m256i wb, __m256i next_a, __m256i next_b) {
+        const __m256i own = four_of(x), next = four_of(x + 4);
+        a = _mm256_add_epi32(a, products(own, next, wa, next_a));
+        b = _mm256_add_epi32(b, products(own, next, wb, next_b));
+    }
+
+    static __attribute__((always_inline)) void rank(__m256i sum, const float* step, const float* shift, const float* bias,
+                                                    float own, int32_t* out) {
+        const __m256 steps = _mm256_sub_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(shift));
+        const __m256 length = _mm256_mul_ps(_mm256_loadu_ps(step), _mm256_set1_ps(own));
+        const __m256i bits = _mm256_castps_si256(_mm256_fmadd_ps(steps, length, _mm256_loadu_ps(bias)));
+        const __m256i flip = _mm256_and_si256(_mm256_srai_epi32(bits, 31), _mm256_set1_epi32(0x7fffffff));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_xor_si256(bits, flip));
+    }
+
+    __attribute__((always_inline)) void finish(const float* step, const float* shift, const float* bias, float own,
+                                               int32_t* out) const {
+        rank(a, step, shift, bias, own, out);
+        rank(b, step + 8, shift + 8, bias + 8, own, out + 8);
+    }
+};
 #endif
 
-// Ranks of a tile of tokens for one panel of features; x holds tokens plus 128, `steps` their lengths of a step.
+// Ranks of a tile of tokens for one panel of features; x holds tokens plus MIDDLE, `steps` their lengths of a step.
 inline void ranks_of_tile(const uint8_t* x, const float* steps, const Packed& packed, int64_t panel, int32_t* ranks) {
     const int64_t stride = packed.quads * 4;
     const int8_t* w = packed.weight + panel * stride * PANEL;
@@ -131,6 +177,21 @@ inline void ranks_of_tile(const uint8_t* x, const float* steps, const Packed& pa
     s3.finish(step, shift, bias, steps[3], ranks + 3 * RUN);
     s4.finish(step, shift, bias, steps[4], ranks + 4 * RUN);
     s5.finish(step, shift, bias, steps[5], ranks + 5 * RUN);
+#elif defined(PAIRWISE)
+    Sums s0, s1, s2, s3;
+    for (int64_t q = 0; q < packed.quads; q += 2, x += 8, w += 8 * PANEL) {
+        const auto* own = reinterpret_cast<const __m256i*>(w);
+        const __m256i wa = _mm256_load_si256(own), wb = _mm256_load_si256(own + 1), next_a = _mm256_load_si256(own + 2),
+                      next_b = _mm256_load_si256(own + 3);
+        s0.add(x, wa, wb, next_a, next_b);
+        s1.add(x + stride, wa, wb, next_a, next_b);
+        s2.add(x + 2 * stride, wa, wb, next_a, next_b);
+        s3.add(x + 3 * stride, wa, wb, next_a, next_b);
+    }
+    s0.finish(step, shift, bias, steps[0], ranks);
+    s1.finish(step, shift, bias, steps[1], ranks + RUN);
+    s2.finish(step, shift, bias, steps[2], ranks + 2 * RUN);
+    s3.finish(step, shift, bias, steps[3], ranks + 3 * RUN);
 #else
     for (int64_t t = 0; t < TILE; t++) {
         int32_t sums[PANEL] = {};
@@ -159,7 +220,7 @@ inline void encode_topk(const float* x, const float* rows, const float* b, const
                 uint8_t* token = own.data() + t * stride;
                 steps[t] = quantize(x + (begin + t) * d, d, reinterpret_cast<int8_t*>(token));
                 if (std::isnan(steps[t])) steps[t] = 0;  // any features will do: their exact values are no numbers
-                for (int64_t i = 0; i < stride; i++) token[i] ^= 128;
+                for (int64_t i = 0; i < stride; i++) token[i] = static_cast<uint8_t>(token[i] + MIDDLE);
                 largest[t].reset();
             }
             for (int64_t first = 0; first < packed.panels * PANEL; first += RUN) {

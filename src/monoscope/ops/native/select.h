@@ -7,7 +7,7 @@
 
 #include "parallel.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -53,6 +53,21 @@ inline int64_t append(const int32_t* ranks, int64_t width, int32_t first, int32_
             _mm512_storeu_si512(feature + count, _mm512_maskz_compress_epi32(kept, number));
             _mm512_storeu_si512(rank + count, _mm512_maskz_compress_epi32(kept, own));
             count += __builtin_popcount(kept);
+        }
+    }
+#elif defined(__AVX2__)
+    const __m256i below = _mm256_set1_epi32(least - 1);  // least is not the smallest number
+    for (int64_t f = 0; f < width; f += LANES) {
+        uint32_t kept = 0;
+        for (int64_t i = 0; i < LANES; i += 8) {
+            const __m256i own = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(ranks + f + i));
+            const int bits = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(own, below)));
+            kept |= static_cast<uint32_t>(bits) << i;
+        }
+        for (; kept; kept &= kept - 1) {
+            const int64_t place = f + __builtin_ctz(kept);
+            feature[count] = first + static_cast<int32_t>(place);
+            rank[count++] = ranks[place];
         }
     }
 #else
