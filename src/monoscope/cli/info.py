@@ -122,9 +122,7 @@ def _run(path: Location) -> dict[str, Any]:
 def _suite(path: Location) -> dict[str, Any]:
     table = _toml(path / "suite.toml")
     finished = [name for name in table["runs"] if (path / name / "config.toml").is_file()]
-    under_way = (
-        _toml(path / "pass" / "training.toml")["runs"] if (path / "pass" / "training.toml").is_file() else {}
-    )
+    under_way = _toml(path / "pass" / "training.toml")["runs"] if (path / "pass" / "training.toml").is_file() else {}
     state = "finished" if len(finished) == len(table["runs"]) else "can be resumed"
     return {
         "kind": "suite",

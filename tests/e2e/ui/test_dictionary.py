@@ -171,3 +171,26 @@ def test_python_of_the_overview_reads_the_bundle(visit: Callable[..., Any], demo
     made: dict[str, Any] = {}
     exec(page.evaluate("navigator.clipboard.readText()"), made)
     assert made["bundle"].path == demo / "features.mono"
+
+
+def test_on_a_narrow_screen_columns_are_scrolled_to_under_their_heads(visit: Callable[..., Any]) -> None:
+    page = visit("/d/demo", size=(420, 860))
+    grid = page.get_by_role("grid")
+    heads, cells = grid.get_by_role("columnheader"), rows(page)[0].get_by_role("gridcell")
+
+    def places(found: Any) -> list[tuple[float, float]]:
+        return [(box["x"], box["width"]) for one in found.all() if (box := one.bounding_box())]
+
+    assert len(places(heads)) > 4
+    assert np.allclose(places(cells), places(heads), atol=0.5)
+    cells.last.scroll_into_view_if_needed()
+    assert np.allclose(places(cells), places(heads), atol=0.5)
+    inside = grid.bounding_box()
+    for last in (heads.last, cells.last):
+        box = last.bounding_box()
+        assert inside["x"] < box["x"] < box["x"] + box["width"] <= inside["x"] + inside["width"]
+    is_seen = """node => {
+        const { x, top, bottom } = node.getBoundingClientRect();
+        return node.parentElement.contains(document.elementFromPoint(x + 4, (top + bottom) / 2));
+    }"""
+    assert cells.last.evaluate(is_seen), "rows are cut off where the first columns end"
