@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from monoscope.cli.references import entries_of, parse_choices
 from monoscope.core.errors import ConfigError, DataError, MismatchError
 from monoscope.core.io import refuse_existing, write_json, write_text
 from monoscope.core.progress import progress
+from monoscope.core.scratch import Scratch
 from monoscope.formats import Conversion, SetConversion, convert_set, find
 from monoscope.formats import convert as convert_one
 from monoscope.formats.card import model_card
@@ -73,8 +73,8 @@ class Request:
             )
         measured = None if evaluation is None else _evaluation(evaluation, found)
         check_publishable(ref, private=not public)
-        with tempfile.TemporaryDirectory(prefix="monoscope-") as temporary:
-            place = Path(temporary) / "dictionary"
+        with Scratch() as temporary:
+            place = temporary / "dictionary"
             done = self._convert_together(found, place) if is_set else self._convert(found, place)
             _forget_places(place / RECEIPT)
             each = done.each if isinstance(done, SetConversion) else (done,)

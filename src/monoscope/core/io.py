@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from monoscope.core.errors import DataError, OutputError
+from monoscope.core.locks import locked
+from monoscope.core.scratch import Scratch
 from monoscope.core.stores.remote import CLAIM, Location, Remote, send
 
 if TYPE_CHECKING:
@@ -125,9 +126,9 @@ def output_directory(path: Location, *, force: bool = False) -> Iterator[Path]:
     """
     if isinstance(path, Remote):
         refuse_existing(path, force=force)
-        with tempfile.TemporaryDirectory(prefix="monoscope-") as nearby:
-            yield Path(nearby)
-            send(Path(nearby), path)
+        with Scratch() as nearby:
+            yield nearby
+            send(nearby, path)
         return
     path = Path(path).resolve()
     refuse_existing(path, force=force)
@@ -135,7 +136,7 @@ def output_directory(path: Location, *, force: bool = False) -> Iterator[Path]:
     with writing(path):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        with _locked(partial):
+        with locked(partial):
             _remove_leftovers(path)
             try:
                 yield partial
@@ -144,28 +145,11 @@ def output_directory(path: Location, *, force: bool = False) -> Iterator[Path]:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Whether the operating system's lock on a file or directory could be had; it is held meanwhile."""
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
-
-
 def _remove_leftovers(path: Path) -> None:
     """Remove directories that were to become ``path``, and whose writers, which held a lock on them, are gone."""
     for entry in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if entry.is_dir():
-            with _locked(entry) as is_free:
+            with locked(entry) as is_free:
                 if is_free:
                     remove(entry)
 
@@ -280,7 +264,7 @@ def _holder(directory: Path) -> str | None:
     lock = directory / LOCK
     if not lock.is_file():
         return None
-    with _locked(lock) as is_free:
+    with locked(lock) as is_free:
         return None if is_free else _holder_says(lock.read_text())
 
 

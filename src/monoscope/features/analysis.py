@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from monoscope.core.errors import MismatchError
 from monoscope.core.io import fingerprint, refuse_existing
 from monoscope.core.progress import progress
+from monoscope.core.scratch import Scratch
 from monoscope.core.stores.claims import claimed
 from monoscope.core.stores.remote import Location, Remote, location, send
 from monoscope.dictionaries import Dictionary
@@ -120,8 +120,8 @@ def _place(out: Location) -> Iterator[Path]:
     if isinstance(out, Path):
         yield out
         return
-    with claimed(out), TemporaryDirectory(prefix="monoscope-") as place:
-        yield Path(place) / "bundle"
+    with claimed(out), Scratch() as place:
+        yield place / "bundle"
 
 
 @contextmanager

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 
 from monoscope.core.errors import DataError
+from monoscope.core.scratch import Scratch
 from monoscope.core.stores.remote import Remote
 from monoscope.formats.blob import Blob, Span
 from monoscope.formats.folder import MOST_FILES, TENSOR_FILES, Folder, is_hidden
@@ -32,7 +30,7 @@ class RemoteFolder(Folder):
             raise DataError(f"there is nothing at {place}")
         if len(self._sizes) > MOST_FILES:
             raise DataError(f"{place} holds more than {MOST_FILES:,} files; name a directory further in")
-        self._copies: Path | None = None
+        self._copies: Scratch | None = None
 
     def names(self) -> list[str]:
         """Relative paths of all files; what begins with a dot is left out."""
@@ -41,9 +39,8 @@ class RemoteFolder(Folder):
     def path(self, name: str) -> Path:
         """A copy of the file on this machine, which goes with the folder."""
         if self._copies is None:
-            self._copies = Path(mkdtemp(prefix="monoscope-"))
-            weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
-        path = self._copies / self.check(name)
+            self._copies = Scratch()
+        path = self._copies.path / self.check(name)
         if not path.is_file():
             (self.place / name).fetch(path)
         return path

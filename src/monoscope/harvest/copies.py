@@ -7,13 +7,11 @@ first shards, where dropping the least recently used would keep none in time.
 
 from __future__ import annotations
 
-import shutil
-import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from tempfile import mkdtemp
 
 from monoscope.core.errors import CorruptError
+from monoscope.core.scratch import Scratch
 from monoscope.core.stores.remote import Remote
 from monoscope.harvest.shards import Shard
 
@@ -22,12 +20,12 @@ ROOM = 4 * 2**30
 
 
 class Copies:
-    """Copies of shards in a temporary directory (``TMPDIR`` says where), gone with the reader."""
+    """Copies of shards in a temporary directory gone with the reader."""
 
     def __init__(self, store: Remote, room: int = ROOM) -> None:
         self.store, self.room = store, room
-        self.directory = Path(mkdtemp(prefix="monoscope-"))
-        weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
+        self._scratch = Scratch()
+        self.directory = self._scratch.path
         self._fetcher = ThreadPoolExecutor(1, "fetch")
         self._copies: dict[str, Future[Path]] = {}
         self._bytes: dict[str, int] = {}

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from monoscope.core.errors import DataError
 from monoscope.core.io import LOCK, owned, refuse_existing, remove
 from monoscope.core.mesh import Mesh
 from monoscope.core.ranks import local_rank_and_ranks
+from monoscope.core.scratch import Scratch
 from monoscope.core.stores.claims import Claim, claimed
 from monoscope.core.stores.mirror import fetch_all, nearby, states
 from monoscope.core.stores.remote import CLAIM, MARKS, Location, Remote, location
@@ -98,7 +98,7 @@ def _on_each_machine(place: Remote, mesh: Mesh, stack: ExitStack, *, resume: boo
             claim = stack.enter_context(claimed(place))
     with together(mesh):
         if place_on_machine == 0:
-            own = Path(stack.enter_context(TemporaryDirectory(prefix="monoscope-"))) / "run"
+            own = stack.enter_context(Scratch()) / "run"
             own.mkdir()
             if resume:
                 fetch_all(place, own)

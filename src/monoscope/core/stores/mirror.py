@@ -19,6 +19,7 @@ from threading import Event, Thread
 
 from monoscope.core.errors import OutputError
 from monoscope.core.io import LOCK, is_partial, refuse_existing
+from monoscope.core.scratch import Scratch
 from monoscope.core.stores.claims import Claim, claimed
 from monoscope.core.stores.remote import CLAIM, Location, Remote, send
 
@@ -102,8 +103,8 @@ def nearby(out: Location, *, resume: bool = False, force: bool = False) -> Itera
         return
     if not resume:
         refuse_existing(out, force=force)
-    with claimed(out) as claim, TemporaryDirectory(prefix="monoscope-") as place:
-        directory = Path(place) / "run"
+    with claimed(out) as claim, Scratch() as place:
+        directory = place / "run"
         directory.mkdir()
         mirror, stopped = Mirror(directory, out, claim), Event()
         if resume:

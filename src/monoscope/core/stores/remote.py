@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from monoscope.core.errors import ConfigError, DataError, OutputError
+from monoscope.core.scratch import Scratch
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 MARKS = ("manifest.json", "config.toml", "state.json")
@@ -180,19 +180,19 @@ def staged(path: Location) -> Iterator[Path]:
     if isinstance(path, Path):
         yield path
         return
-    with TemporaryDirectory(prefix="monoscope-") as nearby:
-        yield Path(nearby) / path.name
-        path.put(Path(nearby) / path.name)
+    with Scratch() as nearby:
+        yield nearby / path.name
+        path.put(nearby / path.name)
 
 
 @contextmanager
 def fetched(place: Remote, files: Iterable[str] | None = None) -> Iterator[Path]:
     """A directory of a store, or some files of it that are there, on this machine for as long as the block lasts."""
-    with TemporaryDirectory(prefix="monoscope-") as nearby:
+    with Scratch() as nearby:
         there = place.sizes()
         for name in there.keys() if files is None else there.keys() & set(files):
-            (place / name).fetch(Path(nearby) / name)
-        yield Path(nearby)
+            (place / name).fetch(nearby / name)
+        yield nearby
 
 
 def send(directory: Path, to: Remote, files: Iterable[str] | None = None) -> None:
