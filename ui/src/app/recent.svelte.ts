@@ -35,8 +35,8 @@ class Recent {
 
   /** Remember a page, once it has been looked at. Returns what calls that off. */
   look(route: string, path: string, search: string, crumbs: readonly Crumb[]): (() => void) | undefined {
-    if (!KEPT.has(route)) return undefined;
     const names = crumbs.slice(1).map((crumb) => crumb.text);
+    if (!KEPT.has(route) || !names.at(-1)) return undefined; // it is called again once its name is known
     const timer = setTimeout(() => this.#keep([{ path, search, names }, ...this.all.filter((visit) => visit.path !== path)].slice(0, MOST)), LOOK);
     return () => clearTimeout(timer);
   }
