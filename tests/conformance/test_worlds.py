@@ -40,7 +40,7 @@ def test_superposed_directions_are_found_far_above_the_floors() -> None:
 @pytest.mark.slow
 def test_hierarchies_are_absorbed_and_too_narrow_dictionaries_hedge() -> None:
     plain = compare("W3", methods("BatchTopK"), seeds=SEEDS[:1], budget=BUDGET)["BatchTopK"]
-    assert min(each(plain, "leak")) > 0.15
+    assert min(each(plain, "leak")) > 0.2
     assert min(each(plain, "absorption_level_0")) > 0.05
     narrow, wide = (
         compare(name, methods("BatchTopK"), seeds=SEEDS[:1], budget=BUDGET)["BatchTopK"]
