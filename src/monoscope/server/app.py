@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 import monoscope
 from monoscope.server import problems, static
 from monoscope.server.log import Log
 from monoscope.server.openapi import describe
-from monoscope.server.routes import dictionaries, feature, files, jobs, library, live, runs, search, session
+from monoscope.server.routes import API, dictionaries, feature, files, jobs, library, live, runs, search, session
 from monoscope.server.routes.workspace import labels, lists, marks, notes
 from monoscope.server.security.door import Door
 from monoscope.server.security.guard import Guard, Shell
 from monoscope.server.state import State
 
-API = "/api/v1"
 ROUTERS = (session, library, dictionaries, feature, files, search, live, jobs, runs, labels, marks, lists, notes)
 
 
@@ -55,11 +54,9 @@ def create_app(state: State, port: int | None = None) -> FastAPI:
     )
     app.state.monoscope = state
     problems.install(app)
-    api = APIRouter(prefix=API)
-    for module in ROUTERS:
-        api.include_router(module.router)
-    app.include_router(session.health)
-    app.include_router(api)
+    # Not included, since FastAPI would build them anew, by and by, while it answers.
+    for router in (session.health, *(module.router for module in ROUTERS)):
+        app.router.routes.extend(router.routes)
     describe(app)
     static.install(app)
     app.state.door = Door("" if settings.no_token else settings.token, port)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -23,6 +24,8 @@ from schemathesis.specs.openapi.checks import (
 from served import N_FEATURES, TOKEN
 
 from monoscope.server import Server, Settings
+from monoscope.server.app import create_app
+from monoscope.server.build import build_state
 from monoscope.server.openapi import document
 
 EXAMPLES = 5  # for each operation, besides those at the edges of what the document allows
@@ -54,6 +57,11 @@ def address(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     server = Server([root], Settings(port=0, token=TOKEN, db=db)).start()
     yield server.address
     server.stop()
+
+
+def test_routes_are_built_before_the_first_request() -> None:
+    app = create_app(build_state([], Settings(no_token=True)))
+    assert {route.path_format for route in app.routes if isinstance(route, APIRoute)} >= DOCUMENT["paths"].keys()
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from monoscope.server.cards import card_fields, cards
 from monoscope.server.library.library import Entry
 from monoscope.server.pool import Stop
 from monoscope.server.problems import ProblemError, shown
+from monoscope.server.routes import API
 from monoscope.server.state import EntryDep, State, StateDep
 from monoscope.server.table.columns import ADDED
 from monoscope.server.table.export import arrow_stream, csv_stream
@@ -26,7 +27,7 @@ from monoscope.server.wire.dictionary import Dictionary
 from monoscope.server.wire.library import Card
 from monoscope.server.wire.table import FeaturePage, Place
 
-router = APIRouter(prefix="/dictionaries", tags=["dictionaries"])
+router = APIRouter(prefix=f"{API}/dictionaries", tags=["dictionaries"])
 
 CSV, ARROW = "text/csv", "application/vnd.apache.arrow.stream"
 DEFAULT_COLUMNS = "density,max_act,top_token,label,score,tags,bookmarked"

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from monoscope.server.readings import contexts_of, feature_of, neighbors_of, other_neighbors
+from monoscope.server.routes import API
 from monoscope.server.state import FeatureId, StateDep
 from monoscope.server.texts import uses_of
 from monoscope.server.wire.base import SLUG
 from monoscope.server.wire.feature import Contexts, Feature, Neighbors, Uses
 
-router = APIRouter(prefix="/dictionaries/{dict}/features/{feature}", tags=["feature"])
+router = APIRouter(prefix=f"{API}/dictionaries/{{dict}}/features/{{feature}}", tags=["feature"])
 
 By = Annotated[
     str,

@@ -12,9 +12,10 @@ from fastapi.responses import FileResponse, Response
 from monoscope.server.library.discover import is_inside
 from monoscope.server.library.library import Entry
 from monoscope.server.problems import ProblemError, shown
+from monoscope.server.routes import API
 from monoscope.server.state import EntryDep, StateDep
 
-router = APIRouter(prefix="/files", tags=["files"])
+router = APIRouter(prefix=f"{API}/files", tags=["files"])
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {

@@ -11,11 +11,12 @@ from fastapi.responses import Response
 from monoscope.server.jobs.comparison import comparison, rows_of
 from monoscope.server.jobs.service import wire
 from monoscope.server.live.stream import EventStream, last_seen
+from monoscope.server.routes import API
 from monoscope.server.state import StateDep
 from monoscope.server.wire.compare import CompareRequest, CompareRows, Comparison, RowKind
 from monoscope.server.wire.jobs import Job, JobEvent, JobKind, JobList, JobState, StartJob
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(prefix=API, tags=["jobs"])
 
 JobId = Annotated[str, Path(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}$", description="A job.")]
 LastEventId = Annotated[str | None, Header(max_length=32)]

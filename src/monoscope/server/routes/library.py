@@ -17,11 +17,12 @@ from monoscope.server.jobs.sample import is_sample
 from monoscope.server.library.hub import SCHEME, cached
 from monoscope.server.library.library import Entry, Fault, Run
 from monoscope.server.problems import ProblemError, shown
+from monoscope.server.routes import API
 from monoscope.server.state import State, StateDep
 from monoscope.server.wire.library import Capabilities, Device, Kept, Library, Meta, Opened, OpenPath, Sample, Storage
 
 MOST_BARE = 20
-router = APIRouter(tags=["library"])
+router = APIRouter(prefix=API, tags=["library"])
 
 
 @router.get("/meta", response_model=Meta)

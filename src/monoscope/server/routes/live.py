@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 
 from monoscope.server.live.connected import while_connected
 from monoscope.server.live.stream import EventStream
+from monoscope.server.routes import API
 from monoscope.server.state import StateDep
 from monoscope.server.wire.activate import (
     ActivateRequest,
@@ -18,7 +19,7 @@ from monoscope.server.wire.activate import (
 from monoscope.server.wire.steer import SteerEvent, SteerRequest
 from monoscope.server.wire.worker import WarmRequest, WorkerStatus
 
-router = APIRouter(tags=["live"])
+router = APIRouter(prefix=API, tags=["live"])
 
 
 @router.post("/activate")

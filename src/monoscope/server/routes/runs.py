@@ -18,13 +18,14 @@ from monoscope.server.library.discover import SNAPSHOTS
 from monoscope.server.library.library import Run as Found
 from monoscope.server.live.stream import Event, EventStream, last_seen
 from monoscope.server.problems import ProblemError, shown
+from monoscope.server.routes import API
 from monoscope.server.runs.log import curves, logs_of, read
 from monoscope.server.runs.settings import differences, settings_of
 from monoscope.server.state import State, StateDep
 from monoscope.server.wire.base import SLUG
 from monoscope.server.wire.runs import Checkpoint, Log, Run, RunEnd, RunList, RunRows, RunsDiff
 
-router = APIRouter(prefix="/runs", tags=["runs"])
+router = APIRouter(prefix=f"{API}/runs", tags=["runs"])
 
 RunId = Annotated[str, InPath(pattern=SLUG, description="A run of the library.")]
 LogName = Annotated[str, Query(max_length=200, description="Which dictionary of the run, where it trains several.")]

@@ -10,11 +10,12 @@ from fastapi.responses import Response
 from pydantic import StringConstraints
 
 from monoscope.server.pool import Stop
+from monoscope.server.routes import API
 from monoscope.server.state import StateDep
 from monoscope.server.wire.base import SLUG
 from monoscope.server.wire.search import Mode, SearchHit, SearchResult
 
-router = APIRouter(tags=["search"])
+router = APIRouter(prefix=API, tags=["search"])
 Names = Annotated[
     list[Annotated[str, StringConstraints(pattern=SLUG)]] | None,
     Query(alias="dict", max_length=100, description="The dictionaries to search; all by default."),

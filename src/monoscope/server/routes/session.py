@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from monoscope.server.routes import API
 from monoscope.server.security.door import Door
 from monoscope.server.security.guard import refuse, set_cookie
 from monoscope.server.wire.base import Wire
 
-router = APIRouter(tags=["session"])
+router = APIRouter(prefix=API, tags=["session"])
 health = APIRouter(tags=["session"])
 
 

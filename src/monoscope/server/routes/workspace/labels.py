@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from monoscope.server.problems import ProblemError
+from monoscope.server.routes import API
 from monoscope.server.routes.workspace.rows import (
     After,
     IfMatch,
@@ -38,7 +39,7 @@ from monoscope.server.wire.workspace import (
 if TYPE_CHECKING:
     from monoscope.features.workspace import Workspace
 
-router = APIRouter(tags=["workspace"])
+router = APIRouter(prefix=API, tags=["workspace"])
 OfDict = Annotated[str | None, Query(alias="dict", pattern=SLUG)]
 OfFeature = Annotated[int | None, Query(ge=0, le=2**31 - 1)]
 

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 from monoscope.core.progress import silent
 from monoscope.server.pool import Stop
 from monoscope.server.problems import ProblemError
+from monoscope.server.routes import API
 from monoscope.server.routes.workspace.rows import (
     After,
     IfMatch,
@@ -41,7 +42,7 @@ from monoscope.server.wire.workspace import (
 if TYPE_CHECKING:
     from monoscope.features.workspace import Workspace
 
-router = APIRouter(prefix="/lists", tags=["workspace"])
+router = APIRouter(prefix=f"{API}/lists", tags=["workspace"])
 
 MOST_ON_PAGE = 500
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from monoscope.server.routes import API
 from monoscope.server.routes.workspace.rows import (
     After,
     IfMatch,
@@ -37,7 +38,7 @@ from monoscope.server.wire.workspace import (
 if TYPE_CHECKING:
     from monoscope.features.workspace import Workspace
 
-router = APIRouter(tags=["workspace"])
+router = APIRouter(prefix=API, tags=["workspace"])
 OfDict = Annotated[str | None, Query(alias="dict", pattern=SLUG)]
 Dict = Annotated[str, Query(alias="dict", pattern=SLUG)]
 Feature = Annotated[int, Query(ge=0, le=2**31 - 1)]

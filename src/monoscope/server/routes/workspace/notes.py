@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from monoscope.server.problems import ProblemError
+from monoscope.server.routes import API
 from monoscope.server.routes.workspace.rows import (
     After,
     IfMatch,
@@ -40,7 +41,7 @@ from monoscope.server.wire.workspace import (
 if TYPE_CHECKING:
     from monoscope.features.workspace import Workspace
 
-router = APIRouter(tags=["workspace"])
+router = APIRouter(prefix=API, tags=["workspace"])
 PageName = Annotated[str | None, Query(pattern=r"^[a-z][a-z0-9_/-]{0,63}$")]
 Key = Annotated[str, Path(pattern=r"^[a-z][a-z0-9._-]{0,127}$")]
 Short = Annotated[str, Path(pattern=r"^[0-9a-z]{1,32}$")]
