@@ -39,8 +39,9 @@ def test_superposed_directions_are_found_far_above_the_floors() -> None:
 
 @pytest.mark.slow
 def test_hierarchies_are_absorbed_and_too_narrow_dictionaries_hedge() -> None:
-    plain = compare("W3", methods("BatchTopK"), seeds=SEEDS[:1], budget=BUDGET)["BatchTopK"]
-    assert min(each(plain, "leak")) > 0.2
+    longer = Budget(tokens=220_000, batch_tokens=512, held_out=8000)
+    plain = compare("W3", methods("BatchTopK"), seeds=SEEDS, budget=longer)["BatchTopK"]
+    assert sum(each(plain, "leak")) / len(SEEDS) > 0.2
     assert min(each(plain, "absorption_level_0")) > 0.05
     narrow, wide = (
         compare(name, methods("BatchTopK"), seeds=SEEDS[:1], budget=BUDGET)["BatchTopK"]
