@@ -14,6 +14,18 @@ def settle(page: Page) -> None:
     expect(page.locator(WAITING)).to_have_count(0, timeout=20_000)
 
 
+def read_ahead(page: Page, feature: int) -> None:
+    """Wait until a feature that a page may lead to has been read, with its contexts."""
+    read = (
+        "ends => ends.every((end) => performance.getEntriesByType('resource').some(({ name }) => name.endsWith(end)))"
+    )
+    for _ in range(200):
+        if page.evaluate(read, [f"/features/{feature}", f"/features/{feature}/contexts"]):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"feature {feature} was not read ahead")
+
+
 def rows(page: Page) -> list[Locator]:
     """Rows of the table of features that are drawn, without its head."""
     return page.locator("[role=grid] .window [role=row]").all()

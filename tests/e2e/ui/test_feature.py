@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
-from ui_pages import settle
+from ui_pages import read_ahead, settle
 
 from monoscope.features import FeatureBundle
 
@@ -181,6 +181,7 @@ def test_the_next_feature_is_drawn_once_and_one_that_takes_long_is_waited_for(fe
 
 
 def test_contexts_below_the_screen_follow_those_on_it(feature: Page, bundle: FeatureBundle) -> None:
+    read_ahead(feature, INDEX + 1)  # or the page shows that it loads, and draws all groups anew
     feature.evaluate(
         """() => {
           window.changed = [];
@@ -292,11 +293,7 @@ def test_a_key_that_waits_is_forgotten_where_the_page_goes_elsewhere(visit: Call
 
 def test_what_was_read_ahead_shows_without_asking(visit: Callable[..., Any]) -> None:
     page = visit("/d/demo/f/10")
-    read = "performance.getEntriesByType('resource').some((entry) => entry.name.endsWith('/features/11/contexts'))"
-    for _ in range(100):
-        if page.evaluate(read):
-            break
-        page.wait_for_timeout(100)
+    read_ahead(page, 11)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.keyboard.press("j")
