@@ -166,8 +166,7 @@ class Autoencoder(Dictionary):
             return super().largest_of(x, features, k)
         z, weights = self.normalized(x)[0], (self.W_enc.T[features].T, self.b_enc[features])
         center = self.b_dec.detach() if self.config.center else None
-        few = ops.TopKPerToken(k, few_fire=True)
-        return ops.encode(z, *weights, few, center=center, dtype=self.encode_dtype)
+        return ops.encode(z, *weights, ops.TopKPerToken(k), center=center, dtype=self.encode_dtype)
 
     def decode_of(
         self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]

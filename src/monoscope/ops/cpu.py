@@ -53,7 +53,7 @@ def encode(
         z = x if center is None else x - center
         rows = W_enc.T.contiguous()  # [F, d], free when the encoder is stored feature by feature
         in_int8 = dtype == torch.int8 and multiplies_int8()
-        if in_int8 and isinstance(selection, TopKPerToken) and not selection.few_fire:
+        if in_int8 and isinstance(selection, TopKPerToken):
             values, indices = _topk_by_int8(z, rows, b_enc, norm, selection.k)
         else:
             values, indices = _encode(z, rows, b_enc, selection, norm, in_bf16(dtype, x.dtype))
@@ -105,8 +105,6 @@ def _still_kept(
 
 def _select(blocks: Blocks, selection: Selection) -> tuple[Tensor, Tensor]:
     match selection:
-        case TopKPerToken(k, few_fire=True):
-            return _padded([_firing_per_token(*block, k) for block in blocks], blocks.n)
         case TopKPerToken() | AbsTopKPerToken() | LargestPerGroup():
             return per_token(blocks, selection)
         case TopKPerBatch(k):
@@ -121,19 +119,6 @@ def _padded(found: list[tuple[Tensor, Tensor, Tensor]], n: int) -> tuple[Tensor,
     token, feature, value = (torch.cat(parts) for parts in zip(*found, strict=True))
     values, indices = pad(token, value, feature, n=n)
     return values, indices
-
-
-def _firing_per_token(rows: slice, pre: Tensor, score: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    # Only tokens where more than k are positive have to choose.
-    token, feature, value = above(rows, pre, score, torch.zeros(score.shape[1]))
-    row = token - rows.start
-    crowded = torch.bincount(row, minlength=len(score)) > k
-    if not crowded.any():
-        return token, feature, value
-    kept = torch.zeros(score.shape, dtype=torch.bool)
-    kept[crowded] = kept[crowded].scatter_(1, largest_per_row(score[crowded], k), True)
-    keep = ~crowded[row] | kept[row, feature]
-    return token[keep], feature[keep], value[keep]
 
 
 def per_token(blocks: Blocks, selection: PerToken) -> tuple[Tensor, Tensor]:

@@ -27,13 +27,16 @@ def largest_per_row(score: Tensor, k: int, *, magnitude: bool = False) -> Tensor
 
 
 def _largest(bits: Tensor, k: int) -> Tensor:
-    # The k groups whose maxima are largest hold the k largest entries.
+    # The k groups whose maxima are largest, and the few columns that are in none, hold the k largest entries.
     n, width = bits.shape
-    if width % GROUP or width <= 2 * GROUP * k:
-        return bits.topk(k, dim=1, sorted=False).indices
     size = width // GROUP
-    groups = _largest(bits.view(n, GROUP, size).amax(1), k)
-    members = (groups[:, None, :] + torch.arange(0, width, size)[:, None]).flatten(1)
+    if size <= 2 * k:
+        return bits.topk(k, dim=1, sorted=False).indices
+    whole = size * GROUP
+    groups = _largest(bits[:, :whole].view(n, GROUP, size).amax(1), k)
+    members = (groups[:, None, :] + torch.arange(0, whole, size)[:, None]).flatten(1)
+    if whole < width:
+        members = torch.cat([members, torch.arange(whole, width).expand(n, -1)], dim=1)
     place = bits.gather(1, members).topk(k, dim=1, sorted=False).indices
     return members.gather(1, place)
 

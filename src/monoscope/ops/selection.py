@@ -15,14 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class TopKPerToken:
-    """The k largest scores of each token.
-
-    few_fire: seldom are more than k positive, so that those that are may be found first
-    """
+    """The k largest scores of each token."""
 
     is_signed: ClassVar[bool] = False
     k: int
-    few_fire: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,6 @@ def _problem(seed: int = 0) -> dict[str, torch.Tensor]:
 SELECTIONS = {
     "per_token": ops.TopKPerToken(7),
     "all": ops.TopKPerToken(F),
-    "few_fire": ops.TopKPerToken(7, few_fire=True),
     "magnitude": ops.AbsTopKPerToken(7),
     "all_signed": ops.AbsTopKPerToken(F),
     "groups": ops.LargestPerGroup(8),
