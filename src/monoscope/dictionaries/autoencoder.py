@@ -155,16 +155,16 @@ class Autoencoder(Dictionary):
         """Pre-activations of chosen features; b_dec gets no gradient through the centering."""
         z = self.normalized(x)[0]
         z = z - self.b_dec.detach() if self.config.center else z
-        pre = z @ self.W_enc.T[features].T + self.b_enc[features]
+        pre = z @ ops.rows_of(self.W_enc, features, 1) + self.b_enc[features]
         if self.W_glu is None or self.b_glu is None:
             return pre
-        return pre * (z @ self.W_glu.T[features].T + self.b_glu[features]).sigmoid()
+        return pre * (z @ ops.rows_of(self.W_glu, features, 1) + self.b_glu[features]).sigmoid()
 
     def largest_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"], k: int) -> Acts:
         """The k largest of ``preacts_of`` of each token, found as ``encode`` finds what fires."""
         if self.W_glu is not None:
             return super().largest_of(x, features, k)
-        z, weights = self.normalized(x)[0], (self.W_enc.T[features].T, self.b_enc[features])
+        z, weights = self.normalized(x)[0], (ops.rows_of(self.W_enc, features, 1), self.b_enc[features])
         center = self.b_dec.detach() if self.config.center else None
         return ops.encode(z, *weights, ops.TopKPerToken(k), center=center, dtype=self.encode_dtype)
 
@@ -172,7 +172,7 @@ class Autoencoder(Dictionary):
         self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
     ) -> Float[Tensor, "*batch d_out"]:
         """What chosen features reconstruct: ``acts @ W_dec[features]``, in the units of the site."""
-        return self._frame(x).scaled(ops.decode(acts, self.W_dec[features]))
+        return self._frame(x).scaled(ops.decode(acts, ops.rows_of(self.W_dec, features)))
 
     def encode(self, x: Float[Tensor, "*batch d"]) -> Acts:
         """Feature activations."""

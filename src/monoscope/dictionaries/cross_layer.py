@@ -164,7 +164,7 @@ class CrossLayer(Dictionary):
         """Pre-activations of chosen features."""
         each, order = self._by_layer(features)
         layers = zip(self._with_layers(x).unbind(-2), self.W_enc, self.b_enc, each, strict=True)
-        pre = torch.cat([x_l @ weight.T[own].T + bias[own] for x_l, weight, bias, own in layers], dim=-1)
+        pre = torch.cat([x_l @ ops.rows_of(weight, own, 1) + bias[own] for x_l, weight, bias, own in layers], dim=-1)
         return pre if order is None else pre[..., order.argsort()]
 
     def decoder_norm(self) -> Float[Tensor, " LF"]:
@@ -219,7 +219,7 @@ class CrossLayer(Dictionary):
         parts: list[Acts | None] = [None] * self.n_layers
         for layer, part in zip(chosen, acts.split(ends) if chosen else (), strict=True):
             parts[layer] = part
-        rows = [weight[own] for weight, own in zip(self.W_dec, each, strict=True)]
+        rows = [ops.rows_of(weight, own) for weight, own in zip(self.W_dec, each, strict=True)]
         return self._without_layers(self._decoded(parts, rows, acts.values.shape[:-1]))
 
     def _decoded(

@@ -155,7 +155,7 @@ class Crosscoder(Dictionary):
 
     def preacts_of(self, x: Float[Tensor, "*read d"], features: Int[Tensor, " n"]) -> Float[Tensor, "*acts n"]:
         """Pre-activations of chosen features."""
-        pre = self._joined(x) @ self.W_enc.flatten(0, 1).T[features].T + self.b_enc[features]
+        pre = self._joined(x) @ ops.rows_of(self.W_enc, features, 2).flatten(0, 1) + self.b_enc[features]
         return self._at_gates(pre)
 
     def site_norms(self) -> Float[Tensor, "site F"]:
@@ -193,7 +193,7 @@ class Crosscoder(Dictionary):
         self, acts: Acts, x: Float[Tensor, "*read d"], features: Int[Tensor, " n"]
     ) -> Float[Tensor, "*written d_out"]:
         """What chosen features reconstruct."""
-        return self._decoded(acts, self.W_dec.transpose(0, 1)[features].transpose(0, 1))
+        return self._decoded(acts, ops.rows_of(self.W_dec, features, 1))
 
     def _decoded(self, acts: Acts, rows: Float[Tensor, "site n d_out"]) -> Float[Tensor, "*written d_out"]:
         if self.is_gated:

@@ -254,7 +254,7 @@ class Lorsa(Dictionary):
         width = int(counts.max())
         with torch.no_grad():
             q, k = (t[:, heads] for t in self.queries_keys(rows))
-        v = rows @ self.W_enc.T[features].T + self.b_enc[features]
+        v = rows @ ops.rows_of(self.W_enc, features, 1) + self.b_enc[features]
         padded = v.new_zeros(*v.shape[:-1], len(heads) * width).index_copy(-1, group * width + slot, v)
         means = attended(q, k, padded.unflatten(-1, (len(heads), width)).transpose(1, 2), self.form, None)
         chosen = means.transpose(1, 2).flatten(-2)[..., group * width + slot]
@@ -264,7 +264,7 @@ class Lorsa(Dictionary):
         self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
     ) -> Float[Tensor, "*batch d_out"]:
         """What chosen features reconstruct: ``acts @ W_dec[features]``."""
-        return ops.decode(acts, self.W_dec[features])
+        return ops.decode(acts, ops.rows_of(self.W_dec, features))
 
     def initialize_(self, config: Initialization, sample: Sample, generator: torch.Generator) -> None:
         """Set every parameter, from the model's attention or at random. See ``lorsa_start``."""

@@ -175,7 +175,7 @@ class Molt(Dictionary):
 
     def preacts_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
         """Pre-activations of chosen features."""
-        return x @ self.W_enc.T[features].T + self.b_enc[features]
+        return x @ ops.rows_of(self.W_enc, features, 1) + self.b_enc[features]
 
     def decoder_norm(self) -> Float[Tensor, " F"]:
         """Frobenius norm of each transform, by the trace formula: no matrix is wider than a rank."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monoscope import ops
 from monoscope.core.config import Config
-from monoscope.dictionaries.step import Step, squared_distance
+from monoscope.dictionaries.step import Step
 
 
 class Term(Config, family="term"):
@@ -117,4 +117,4 @@ def total_variance(target: Float[Tensor, "*tokens d"] | None, n_tokens: int) -> 
     """Sum over tokens, and sites where there are several, of the squared distance to the batch mean; no gradient."""
     assert target is not None, "terms compare a reconstruction with its target"
     flat = target.detach().reshape(n_tokens, -1)
-    return ops.over_tokens(squared_distance(flat, ops.batch_mean(flat).expand_as(flat))).clamp_min(1e-30)
+    return ops.over_tokens(ops.squared_distance(flat, ops.batch_mean(flat).expand_as(flat))).clamp_min(1e-30)

@@ -147,7 +147,7 @@ class MatchingPursuit(Dictionary):
 
     def preacts_of(self, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
         """``preacts`` of chosen features; b_dec gets no gradient through the centering."""
-        rows = self.W_dec[features]
+        rows = ops.rows_of(self.W_dec, features)
         z = x if self.b_dec is None else x - self.b_dec.detach()
         return z @ (rows / rows.pow(2).sum(1, keepdim=True)).T
 
@@ -178,7 +178,7 @@ class MatchingPursuit(Dictionary):
         self, acts: Acts, x: Float[Tensor, "*batch d"], features: Int[Tensor, " n"]
     ) -> Float[Tensor, "*batch d"]:
         """What chosen features reconstruct: ``acts @ W_dec[features]``."""
-        return ops.decode(acts, self.W_dec[features])
+        return ops.decode(acts, ops.rows_of(self.W_dec, features))
 
     def decoder_rows(self, site: Site, features: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n d_out"]:
         """Decoder rows of (chosen) features."""

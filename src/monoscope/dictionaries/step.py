@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
+from monoscope import ops
 from monoscope.core.acts import Acts
 
 if TYPE_CHECKING:
@@ -23,11 +23,6 @@ class Downstream(Protocol):
     def divergence(self, recon: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
         """``mean KL(clean, spliced)`` of the model's predictions, in nats."""
         ...
-
-
-def squared_distance(a: Float[Tensor, "*any"], b: Float[Tensor, "*any"]) -> Float[Tensor, ""]:
-    """``sum (a - b)^2``; no difference is kept for the gradient."""
-    return mse_loss(a, b, reduction="sum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,7 @@ class Step:
     @property
     def squared_error(self) -> Float[Tensor, ""]:
         """``sum (target - recon)^2``, over the tokens of this process. Raises ValueError without a target."""
-        return squared_distance(self.recon, self._target)
+        return ops.squared_distance(self.recon, self._target)
 
     @property
     def _target(self) -> Float[Tensor, "*tokens d_out"]:

@@ -1,9 +1,10 @@
 """The one place that knows layouts, kernels and devices."""
 
-from monoscope.ops.api import adam_rows_, kth_largest, moves_only_finite, pursue
+from monoscope.ops.api import adam_rows_, kth_largest, moves_only_finite, pursue, squared_distance
 from monoscope.ops.jump import fires_above, jump
 from monoscope.ops.mixture import mixture
 from monoscope.ops.quantized import fastest_dtype
+from monoscope.ops.rows import adding_rows, rows_of
 from monoscope.ops.selection import (
     AboveThreshold,
     AbsTopKPerToken,
@@ -43,6 +44,7 @@ __all__ = [
     "TopKPerBatch",
     "TopKPerToken",
     "adam_rows_",
+    "adding_rows",
     "batch_cut",
     "batch_mean",
     "decode",
@@ -64,8 +66,10 @@ __all__ = [
     "over_tokens",
     "own_ends",
     "pursue",
+    "rows_of",
     "smallest",
     "spread",
+    "squared_distance",
     "token_count",
     "top_per_token",
 ]

@@ -11,9 +11,11 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from monoscope.core.acts import Acts
 from monoscope.ops import above, cpu, layers, pursuit, reference
+from monoscope.ops.distance import SquaredDistance
 from monoscope.ops.selection import Selection
 
 GPU = "cuda"
@@ -137,6 +139,11 @@ def decode(acts: Acts, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "*batch d"]
     else:
         out = (backend or reference).sparse_decode(values, indices, W_dec)
     return out.view(*acts.values.shape[:-1], W_dec.shape[1])
+
+
+def squared_distance(a: Float[Tensor, "*any"], b: Float[Tensor, "*any"]) -> Float[Tensor, ""]:
+    """``sum (a - b)^2``; no difference is kept for the gradient."""
+    return SquaredDistance.apply(a, b) if _backend(a, b) is cpu else mse_loss(a, b, reduction="sum")
 
 
 def kth_largest(scores: Float[Tensor, "*any"], k: int) -> Float[Tensor, ""]:

@@ -85,7 +85,8 @@ class Descent(Run):
         elif not torch.isfinite(total):
             terms = ", ".join(f"{name} {value.item():g}" for name, value in self.loss.items())
             raise NotFinite(f"the loss is NaN or infinite ({terms}); lower the learning rate")
-        total.backward()
+        with ops.adding_rows(self.dictionary.parameters()):
+            total.backward()
         self.step = step
         self.update()
 

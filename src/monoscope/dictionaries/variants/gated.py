@@ -28,7 +28,7 @@ from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.objective import Term, token_mean
-from monoscope.dictionaries.step import Step, squared_distance
+from monoscope.dictionaries.step import Step
 from monoscope.dictionaries.variants.jumprelu import JumpReLU
 
 
@@ -104,7 +104,7 @@ class GateAux(Term):
         """The term for one step."""
         assert step.target is not None, "terms compare a reconstruction with its target"
         recon = _DecodeHeldFixed.apply(_gate(step).relu(), step)
-        return token_mean(step, squared_distance(recon, step.target))
+        return token_mean(step, ops.squared_distance(recon, step.target))
 
 
 def _gate(step: Step) -> Float[Tensor, "*tokens F"]:

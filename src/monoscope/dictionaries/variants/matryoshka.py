@@ -25,7 +25,7 @@ from torch import Tensor
 from monoscope import ops
 from monoscope.core.acts import Acts
 from monoscope.dictionaries.objective import Term, token_mean, total_variance
-from monoscope.dictionaries.step import Step, squared_distance
+from monoscope.dictionaries.step import Step
 
 SHARES = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1)
 
@@ -82,7 +82,7 @@ class Matryoshka(Term):
         total, start = recon.new_zeros(()), 0
         for part, end, weight in zip(step.acts.split(own), own, self.level_weights or (1.0,) * len(ends), strict=True):
             recon = recon + step.decode_of(part, torch.arange(start, end, device=recon.device))
-            total = total + weight * squared_distance(recon, step.target)
+            total = total + weight * ops.squared_distance(recon, step.target)
             start = end
         if self.units == "fvu":
             return ops.over_tokens(total) / total_variance(step.target, step.n_tokens)

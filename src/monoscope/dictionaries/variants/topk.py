@@ -26,7 +26,7 @@ from monoscope.core.acts import Acts
 from monoscope.core.errors import ConfigError
 from monoscope.dictionaries.function import ActivationFunction
 from monoscope.dictionaries.objective import Term, total_variance
-from monoscope.dictionaries.step import Step, squared_distance
+from monoscope.dictionaries.step import Step
 
 if TYPE_CHECKING:
     from monoscope.dictionaries.variants.layer_topk import LayerTopK
@@ -88,7 +88,7 @@ class MultiTopK(Term):
         pre, k = step.pre, cast(TopK, step.dictionary.activation).k
         more = TopK(TopK.Config(k=min(self.factor * k, ops.feature_count(pre.shape[-1]))))
         recon = step.dictionary.decode(more(pre, step.dictionary.score_norm()), step.counted(step.x))
-        return ops.over_tokens(squared_distance(recon, step.target)) / total_variance(step.target, step.n_tokens)
+        return ops.over_tokens(ops.squared_distance(recon, step.target)) / total_variance(step.target, step.n_tokens)
 
 
 class AuxK(Term):
@@ -127,5 +127,5 @@ class AuxK(Term):
             acts = Acts(pre, len(dead)) if k_aux == n_dead else ops.top_per_token(pre, pre.detach().abs(), k_aux)
         error = step.error.detach()
         revived = step.decode_of(acts, dead)
-        ratio = ops.over_tokens(squared_distance(revived, error)) / total_variance(error, step.n_tokens)
+        ratio = ops.over_tokens(ops.squared_distance(revived, error)) / total_variance(error, step.n_tokens)
         return torch.where(ratio.isfinite(), ratio, zero)
