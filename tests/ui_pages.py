@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from playwright.sync_api import Locator, Page, expect
 
 WAITING = "[aria-busy=true], .skeleton"
@@ -14,16 +16,21 @@ def settle(page: Page) -> None:
     expect(page.locator(WAITING)).to_have_count(0, timeout=20_000)
 
 
+def wait_for(page: Page, true: Callable[[], object]) -> None:
+    """Wait until something is true, while what happens on the page is heard of."""
+    for _ in range(400):
+        if true():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it did not become true")
+
+
 def read_ahead(page: Page, feature: int) -> None:
     """Wait until a feature that a page may lead to has been read, with its contexts."""
     read = (
         "ends => ends.every((end) => performance.getEntriesByType('resource').some(({ name }) => name.endsWith(end)))"
     )
-    for _ in range(200):
-        if page.evaluate(read, [f"/features/{feature}", f"/features/{feature}/contexts"]):
-            return
-        page.wait_for_timeout(100)
-    raise AssertionError(f"feature {feature} was not read ahead")
+    wait_for(page, lambda: page.evaluate(read, [f"/features/{feature}", f"/features/{feature}/contexts"]))
 
 
 def rows(page: Page) -> list[Locator]:

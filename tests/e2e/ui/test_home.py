@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
-from ui_pages import settle
+from ui_pages import settle, wait_for
 
 from monoscope.features import FeatureBundle
 
@@ -83,8 +83,7 @@ def test_what_was_looked_at_is_found_again_and_forgotten(visit: Callable[..., An
     page = visit("/d/demo?sort=-density")
 
     def remembered(path: str) -> None:
-        while path not in (page.evaluate("localStorage.getItem('monoscope.recent')") or ""):
-            page.wait_for_timeout(100)
+        wait_for(page, lambda: path in (page.evaluate("localStorage.getItem('monoscope.recent')") or ""))
 
     remembered("/d/demo")
     page.goto(f"{server.address}/d/demo/f/5")

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
-from ui_pages import settle
+from ui_pages import settle, wait_for
 
 HOSTILE = "<script>document.title=2</script>"
 
@@ -73,14 +73,6 @@ def kept(server: Any, page: Page) -> list[int]:
     return [item["feature"] for item in answer.json()["items"]]
 
 
-def wait_for(page: Page, true: Callable[[], bool]) -> None:
-    for _ in range(100):
-        if true():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("it did not become true")
-
-
 def test_moves_are_sent_in_turn_and_when_the_page_goes_away(listed: Page, server: Any) -> None:
     moves: list[Route] = []
     listed.route("**/move", lambda route: moves.append(route))
@@ -92,6 +84,7 @@ def test_moves_are_sent_in_turn_and_when_the_page_goes_away(listed: Page, server
             listed.keyboard.press(key)
             expect(handle).to_be_focused()
         expect(listed.locator("ol.items[aria-busy=true]")).to_be_attached()
+        wait_for(listed, lambda: moves)
         listed.wait_for_timeout(100)
         assert len(moves) == 1
         if leaving:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import APIResponse, Page, Route, expect
-from ui_pages import settle
+from ui_pages import settle, wait_for
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script> \u202e {{7*7}}'
 
@@ -99,10 +99,7 @@ def test_an_answer_from_before_a_change_is_not_shown_after_it(visit: Callable[..
     address = "**/dictionaries/demo/features/12"
     page.route(address, hold, times=1)
     label(page, "read before the bookmark")
-    for _ in range(100):
-        if held:
-            break
-        page.wait_for_timeout(50)
+    wait_for(page, lambda: held)
     page.keyboard.press("b")
     expect(page.get_by_role("button", name="Bookmarked")).to_be_visible()
     (route, response) = held[0]
