@@ -56,7 +56,8 @@ class Descent(Run):
         """Parameters by the rate at which they learn, those of rate 1 first."""
         by_rate: dict[float, list[nn.Parameter]] = {1.0: []}
         for name, parameter in self.dictionary.named_parameters():
-            by_rate.setdefault(self.dictionary.rates.get(name, 1.0), []).append(parameter)
+            share = self.settings.optimizer.encoder_share if name.split(".")[0] == "W_enc" else 1.0
+            by_rate.setdefault(self.dictionary.rates.get(name, 1.0) * share, []).append(parameter)
         lr = self.settings.lr
         return [{"params": parameters, "rate": rate, "lr": lr * rate} for rate, parameters in by_rate.items()]
 

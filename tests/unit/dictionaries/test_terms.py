@@ -13,6 +13,7 @@ from torch.nn.utils import stateless
 
 from monoscope.core.errors import ConfigError
 from monoscope.dictionaries import Autoencoder
+from monoscope.dictionaries.variants.topk import FEW
 
 SQUARED = {"kind": "squared_error"}
 SPARSE = {"kind": "jumprelu", "threshold": 0.3}, SQUARED, {"kind": "l0"}
@@ -235,19 +236,21 @@ class TestMultiTopK:
 
 
 class TestAuxK:
-    def test_of_more_dead_features_than_k_aux_the_largest_of_each_token_serve(self) -> None:
+    @pytest.mark.parametrize(("k_aux", "least"), [(6, -4.0), (10, -1.0)], ids=["of many", "of few"])
+    def test_of_more_dead_features_than_k_aux_the_largest_of_each_token_serve(self, k_aux: int, least: float) -> None:
         dictionary, x = autoencoder({"kind": "topk", "k": K}), activations()
         weights = [dictionary.W_enc, dictionary.b_enc, dictionary.W_dec]
         with torch.no_grad():
-            dictionary.b_enc.copy_(torch.linspace(-1, 0.5, F))
+            dictionary.b_enc.copy_(torch.linspace(least, 0.5, F))
         step = dataclasses.replace(dictionary(x), is_dead=torch.arange(F) % 3 > 0)
-        value = term("auxk", k_aux=10).value(step)
+        value = term("auxk", k_aux=k_aux).value(step)
 
         dead = step.dead[0]
+        assert (len(dead) <= FEW * k_aux) == (k_aux == 10)
         pre = (x - dictionary.b_dec.detach()) @ dictionary.W_enc[:, dead] + dictionary.b_enc[dead]
         n_positive = (pre > 0).sum(1)
-        assert n_positive.min() < 10 < n_positive.max()
-        acts = pre.relu() * (pre >= pre.topk(10).values[:, -1:])
+        assert n_positive.min() < k_aux < n_positive.max()
+        acts = pre.relu() * (pre >= pre.topk(k_aux).values[:, -1:])
         error = step.error.detach()
         unexplained = (error - acts @ dictionary.W_dec[dead]).square().sum()
         expected = unexplained / (error - error.mean(0)).square().sum()

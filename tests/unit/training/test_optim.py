@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from monoscope import ops
+from monoscope.core.errors import MismatchError
+from monoscope.dictionaries import Recipe
+from monoscope.harvest import from_array
 from monoscope.ops import cpu, reference
+from monoscope.training.beginning import Beginning
 from monoscope.training.optim import Adam, Optimizer, Sign, gradient_norm, in_memory_order
 from monoscope.training.settings import Training
 
@@ -93,11 +98,38 @@ def test_state_that_was_saved_row_by_row_continues_the_same(optimizer: Optimizer
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(("tokens", "rate"), [(1_000, 6e-3), (1_000_000, 6e-3), (4_000_000, 3e-3), (10**8, 6e-4)])
+def test_a_state_of_other_learning_rates_is_refused() -> None:
+    one, two = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    alike = Adam().build([one, two])
+    with pytest.raises(MismatchError, match="of 1 kinds, these settings 2; name those"):
+        Adam().build([{"params": [one]}, {"params": [two]}]).load_state_dict(alike.state_dict())
+
+
+@pytest.mark.parametrize(("tokens", "rate"), [(1_000, 1.2e-2), (10**6, 1.2e-2), (4 * 10**6, 6e-3), (10**8, 1.2e-3)])
 def test_the_default_rate_falls_with_the_root_of_a_longer_run(tokens: int, rate: float) -> None:
     assert Training(tokens=tokens).lr == pytest.approx(rate)
     assert Training(tokens=tokens, optimizer=Adam(lr=0.02)).lr == 0.02
     assert Training(tokens=tokens, optimizer=Sign()).lr == Sign().lr
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "share"), [({}, 0.25), ({"lr": 1e-3}, 1.0), ({"encoder_rate": 0.5}, 0.5), ({"kind": "sign"}, 1.0)]
+)
+def test_an_encoder_learns_at_a_quarter_of_the_default_rate_or_as_is_said(
+    optimizer: dict[str, Any], share: float
+) -> None:
+    training = Training.from_dict({"tokens": 64, "batch_tokens": 64, "optimizer": {"kind": "adam"} | optimizer})
+    recipe = Recipe.from_dict(
+        {"wiring": {"kind": "autoencoder", "n_features": 32}, "function": {"kind": "topk", "k": 4}}
+    )
+    source = from_array(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))
+    site = source.sites[0]
+    run = Beginning(source, {site}).run("", recipe, training, (site,), (site,), None)
+    before = {name: parameter.clone() for name, parameter in run.dictionary.named_parameters()}
+    run.learn(next(iter(source)), 0)
+    moved = {name: (value - before[name]).abs().max().item() for name, value in run.dictionary.named_parameters()}
+    assert moved["b_enc"] == pytest.approx(training.lr, rel=1e-3)  # Adam's first step is of the rate
+    assert moved["W_enc"] == pytest.approx(training.lr * share, rel=1e-3)
 
 
 def test_signed_momentum_moves_by_the_rate_and_keeps_rows_at_norm_1() -> None:

@@ -31,6 +31,8 @@ from monoscope.dictionaries.step import Step
 if TYPE_CHECKING:
     from monoscope.dictionaries.variants.layer_topk import LayerTopK
 
+FEW = 3  # dead features for one that AuxK keeps; products of so few are faster dense
+
 
 class TopK(ActivationFunction):
     """The k largest scores of each token survive, if positive; without a ReLU, whatever their sign."""
@@ -117,14 +119,15 @@ class AuxK(Term):
             return zero
         width = step.recon.shape[-1]
         k_aux = min(n_dead, self.k_aux or 2 ** max(0, (width // 8).bit_length() - 1))
-        is_signed = step.dictionary.activation.is_signed
-        if is_dead is None and not is_signed and k_aux < n_dead:
+        is_signed, are_few = step.dictionary.activation.is_signed, len(dead) <= FEW * k_aux
+        if is_dead is None and not is_signed and not are_few:
             acts = step.largest_of(dead, k_aux)
         else:
             pre = step.preacts_of(dead) if is_signed else step.preacts_of(dead).relu()
             if is_dead is not None:
                 pre = torch.where(is_dead, pre, 0.0)
             acts = Acts(pre, len(dead)) if k_aux == n_dead else ops.top_per_token(pre, pre.detach().abs(), k_aux)
+            acts = Acts(acts.dense(), len(dead)) if are_few else acts
         error = step.error.detach()
         revived = step.decode_of(acts, dead)
         ratio = ops.over_tokens(ops.squared_distance(revived, error)) / total_variance(error, step.n_tokens)
