@@ -46,6 +46,9 @@ class Dictionary(nn.Module, ABC):
     rates: ClassVar[Mapping[str, float]] = {}
     """Learning rates of some parameters, as multiples of the others'."""
 
+    default_rates: Mapping[str, float] = {}
+    """``rates`` beside those, as multiples of the default one, where no learning rate is set."""
+
     unit_rows: tuple[str, ...] = ()
     """Parameters whose rows keep norm 1 in training: gradients along a row are removed, and its norm restored."""
 

@@ -55,9 +55,11 @@ class Descent(Run):
     def _groups(self) -> list[dict[str, Any]]:
         """Parameters by the rate at which they learn, those of rate 1 first."""
         by_rate: dict[float, list[nn.Parameter]] = {1.0: []}
+        rates = dict(self.dictionary.rates)
+        if self.settings.optimizer.leaves_rates:
+            rates |= self.dictionary.default_rates
         for name, parameter in self.dictionary.named_parameters():
-            share = self.settings.optimizer.encoder_share if name.split(".")[0] == "W_enc" else 1.0
-            by_rate.setdefault(self.dictionary.rates.get(name, 1.0) * share, []).append(parameter)
+            by_rate.setdefault(rates.get(name, 1.0), []).append(parameter)
         lr = self.settings.lr
         return [{"params": parameters, "rate": rate, "lr": lr * rate} for rate, parameters in by_rate.items()]
 

@@ -15,11 +15,8 @@ from monoscope import ops
 from monoscope.core.config import Config
 from monoscope.core.errors import MismatchError
 
-RATE, RATE_TOKENS = 1.2e-2, 1_000_000
+RATE, RATE_TOKENS = 6e-3, 1_000_000
 """Adam's learning rate, and the tokens up to which a run bears it; ``docs/decisions/0004-defaults-of-training.md``."""
-
-ENCODER_RATE = 1 / 4
-"""The encoder's, as a multiple of that; ``docs/decisions/0017-encoders-learn-more-slowly.md``."""
 
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
@@ -35,9 +32,9 @@ class Optimizer(Config, family="optimizer"):
         raise NotImplementedError
 
     @property
-    def encoder_share(self) -> float:
-        """The learning rate of encoder weights, as a multiple of the others'."""
-        return 1.0
+    def leaves_rates(self) -> bool:
+        """Whether learning rates are left to what suits a dictionary: multiples of the default one."""
+        return False
 
     def build(self, parameters: Parameters, unit_rows: Collection[nn.Parameter] = ()) -> Mover:
         """The optimizer of some parameters, or of groups that may have learning rates of their own.
@@ -106,7 +103,7 @@ class Mover(ABC):
         if before != now:
             raise MismatchError(
                 f"what is to be resumed has learning rates of {before} kinds, these settings {now}; name those it was "
-                "begun with: optimizer.lr, and optimizer.encoder_rate where the encoder has its own"
+                "begun with, in optimizer.lr"
             )
         parameters = self._parameters()
         self.state = {
@@ -134,12 +131,10 @@ class Adam(Optimizer):
     states: ClassVar[int] = 2
     kind: Literal["adam"] = "adam"
     lr: float | None = Field(
-        default=None, gt=0, description="None: 1.2e-2 up to a million tokens, then less, with the root of their number"
-    )
-    encoder_rate: float | None = Field(
         default=None,
         gt=0,
-        description="learning rate of W_enc, as a multiple of lr; None: 1/4 where lr is None too, 1 where it is set",
+        description="of all weights; None: 6e-3 up to a million tokens, then less, with the root of their number; of "
+        "autoencoders twice that, but half of it for W_enc",
     )
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
@@ -149,11 +144,9 @@ class Adam(Optimizer):
         return self.lr or RATE * (RATE_TOKENS / max(tokens, RATE_TOKENS)) ** 0.5
 
     @property
-    def encoder_share(self) -> float:
-        """``encoder_rate``, or what stands for it: with a slower encoder fewer features fall silent."""
-        if self.encoder_rate is not None:
-            return self.encoder_rate
-        return ENCODER_RATE if self.lr is None else 1.0
+    def leaves_rates(self) -> bool:
+        """Whether no rate is set."""
+        return self.lr is None
 
     def build(self, parameters: Parameters, unit_rows: Collection[nn.Parameter] = ()) -> AdamMover:
         """The optimizer of some parameters."""

@@ -134,6 +134,14 @@ def test_features_of_8_bits_are_those_of_fp32_where_tokens_have_a_few_large_coor
     assert (chosen == exact).all(1).float().mean() >= max(0.98, (in_bf16 == exact).all(1).float().mean())
 
 
+def test_the_largest_sums_that_8_bits_give_are_held(native: Kernels) -> None:
+    z = torch.tensor([1.0, -1.0])[:, None].expand(2, 100).contiguous()  # every coordinate is a token's largest
+    rows = torch.linspace(-1, 1, 301)[:, None].expand(301, 100).contiguous()  # and a feature's
+    values, features = native.encode_topk(z, rows, torch.zeros(301), None, 4, 12)
+    assert features.tolist() == [[297, 298, 299, 300], [0, 1, 2, 3]]
+    torch.testing.assert_close(values, (z @ rows.T).gather(1, features))
+
+
 def test_what_is_not_a_number_is_among_the_largest_in_8_bits(native: Kernels) -> None:
     z, rows = torch.randn(3, 8), torch.randn(70, 8)
     z[1, 2], rows[66, 0] = torch.inf, torch.nan

@@ -10,11 +10,14 @@ import torch
 from torch import nn
 
 from monoscope import ops
+from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import MismatchError
+from monoscope.core.site import Site
 from monoscope.dictionaries import Recipe
-from monoscope.harvest import from_array
+from monoscope.dictionaries.initialize import Sample
+from monoscope.dictionaries.normalize import Scale
 from monoscope.ops import cpu, reference
-from monoscope.training.beginning import Beginning
+from monoscope.training.descent import Descent
 from monoscope.training.optim import Adam, Optimizer, Sign, gradient_norm, in_memory_order
 from monoscope.training.settings import Training
 
@@ -105,7 +108,7 @@ def test_a_state_of_other_learning_rates_is_refused() -> None:
         Adam().build([{"params": [one]}, {"params": [two]}]).load_state_dict(alike.state_dict())
 
 
-@pytest.mark.parametrize(("tokens", "rate"), [(1_000, 1.2e-2), (10**6, 1.2e-2), (4 * 10**6, 6e-3), (10**8, 1.2e-3)])
+@pytest.mark.parametrize(("tokens", "rate"), [(1_000, 6e-3), (1_000_000, 6e-3), (4_000_000, 3e-3), (10**8, 6e-4)])
 def test_the_default_rate_falls_with_the_root_of_a_longer_run(tokens: int, rate: float) -> None:
     assert Training(tokens=tokens).lr == pytest.approx(rate)
     assert Training(tokens=tokens, optimizer=Adam(lr=0.02)).lr == 0.02
@@ -113,23 +116,35 @@ def test_the_default_rate_falls_with_the_root_of_a_longer_run(tokens: int, rate:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "share"), [({}, 0.25), ({"lr": 1e-3}, 1.0), ({"encoder_rate": 0.5}, 0.5), ({"kind": "sign"}, 1.0)]
+    ("optimizer", "writes", "decoder", "encoder"),
+    [
+        ({}, "0.mlp_in", 1.2e-2, 3e-3),
+        ({}, "0.mlp_out", 6e-3, 6e-3),
+        ({"lr": 1e-3}, "0.mlp_in", 1e-3, 1e-3),
+        ({"kind": "sign", "lr": 1e-3}, "0.mlp_in", 1e-3, 1e-3),
+    ],
+    ids=["default", "of a transcoder", "set", "sign"],
 )
-def test_an_encoder_learns_at_a_quarter_of_the_default_rate_or_as_is_said(
-    optimizer: dict[str, Any], share: float
+def test_autoencoders_learn_at_two_rates_unless_one_is_set(
+    optimizer: dict[str, Any], writes: str, decoder: float, encoder: float
 ) -> None:
     training = Training.from_dict({"tokens": 64, "batch_tokens": 64, "optimizer": {"kind": "adam"} | optimizer})
     recipe = Recipe.from_dict(
         {"wiring": {"kind": "autoencoder", "n_features": 32}, "function": {"kind": "topk", "k": 4}}
     )
-    source = from_array(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))
-    site = source.sites[0]
-    run = Beginning(source, {site}).run("", recipe, training, (site,), (site,), None)
-    before = {name: parameter.clone() for name, parameter in run.dictionary.named_parameters()}
-    run.learn(next(iter(source)), 0)
-    moved = {name: (value - before[name]).abs().max().item() for name, value in run.dictionary.named_parameters()}
-    assert moved["b_enc"] == pytest.approx(training.lr, rel=1e-3)  # Adam's first step is of the rate
-    assert moved["W_enc"] == pytest.approx(training.lr * share, rel=1e-3)
+    reads, written = (Site.parse("0.mlp_in"),), (Site.parse(writes),)
+    widths = dict.fromkeys((*reads, *written), 8)
+    dictionary = recipe.build(reads, written, widths).train()
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    dictionary.initialize_(recipe.initialize, Sample.of(x, x), torch.Generator().manual_seed(0))
+    run = Descent("", recipe, training, dictionary, dict.fromkeys(widths, Scale(1.0, 0.0)))
+    batch = ActivationBatch(dict.fromkeys(widths, x))
+    run.learn(batch, 0)  # a transcoder's decoder is 0 before, and its encoder waits for it
+    before = {name: parameter.detach().clone() for name, parameter in dictionary.named_parameters()}
+    run.learn(batch, 0)
+    moved = {name: (value - before[name]).abs().max().item() for name, value in dictionary.named_parameters()}
+    assert moved["b_dec"] == pytest.approx(decoder, rel=0.3)  # Adam's first steps are about as long as its rate
+    assert moved["W_enc"] == pytest.approx(encoder, rel=0.3)
 
 
 def test_signed_momentum_moves_by_the_rate_and_keeps_rows_at_norm_1() -> None:

@@ -1,6 +1,6 @@
 // TopK of a dense encoder, chosen by 8-bit products and computed exactly. Coordinates are rounded to whole steps, as many as
-// STEPS up to each token's and each feature's own largest; k and a margin of candidates are chosen, and their exact scores
-// decide.
+// STEPS up to a token's own largest and ROW_STEPS up to a feature's; k and a margin of candidates are chosen, and their exact
+// scores decide.
 #pragma once
 #include <limits>
 
@@ -10,20 +10,25 @@
 constexpr int64_t TOKENS = 48;   // of a block, whose ranks for RUN features stay in cache
 constexpr int64_t RUN = 2048;    // features
 #if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512VNNI__)
-#define PAIRWISE                 // products are added in 16 bits, which hold four of 7-bit numbers
+#define PAIRWISE                 // products are added in 16 bits, which hold eight of 7 bits by 6
 constexpr int64_t PANEL = 16;    // features side by side
-constexpr int64_t TILE = 4;      // tokens side by side
-constexpr int64_t STEPS = 63;
+constexpr int64_t TILE = 3;      // tokens side by side
+constexpr int64_t DEPTH = 16;    // coordinates of a turn
+constexpr int64_t STEPS = 63;    // of a token
+constexpr int64_t ROW_STEPS = 31;
 #else
 constexpr int64_t PANEL = 64;
 constexpr int64_t TILE = 6;
+constexpr int64_t DEPTH = 4;
 constexpr int64_t STEPS = 127;
+constexpr int64_t ROW_STEPS = 127;
 #endif
 constexpr int64_t MIDDLE = STEPS + 1;  // what tokens are moved by, to be positive
 
 inline int64_t padded(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Rounds a row to whole steps, and returns the length of a step: 0 for a row of zeros, NaN for one that is not finite.
+template <int64_t MOST>
 inline float quantize(const float* __restrict x, int64_t d, int8_t* __restrict out) {
     float most = 0, trouble = 0;
 #pragma omp simd reduction(max : most) reduction(+ : trouble)
@@ -32,7 +37,7 @@ inline float quantize(const float* __restrict x, int64_t d, int8_t* __restrict o
         trouble += x[i] * 0;
     }
     const bool is_finite = trouble == 0;
-    const float inverse = is_finite && most > 0 ? STEPS / most : 0;
+    const float inverse = is_finite && most > 0 ? MOST / most : 0;
     if (!is_finite || !(inverse < std::numeric_limits<float>::infinity())) {
         std::memset(out, 0, d);
         return is_finite ? 0 : std::numeric_limits<float>::quiet_NaN();
@@ -42,10 +47,10 @@ inline float quantize(const float* __restrict x, int64_t d, int8_t* __restrict o
         const float steps = x[i] * inverse;
         out[i] = static_cast<int8_t>(static_cast<int32_t>(steps + (steps < 0 ? -0.5f : 0.5f)));
     }
-    return most / STEPS;
+    return most / MOST;
 }
 
-// Rows of features in 8 bits, four coordinates of a panel after four others: [F / PANEL][d / 4][PANEL][4], d padded to 8.
+// Rows of features in 8 bits, four coordinates of a panel after four others: [F / PANEL][d / 4][PANEL][4], d padded to DEPTH.
 // Products are of tokens shifted to be positive, whose shift is taken off again: MIDDLE times the sum of a row.
 class Packed {
     std::vector<int8_t> storage;
@@ -56,8 +61,8 @@ public:
     std::vector<float> step, shift, bias;
 
     Packed(const float* rows, const float* b, const float* norm, int64_t F, int64_t d, int threads)
-        : storage(padded(F, 64) * padded(d, 8) + 64, 0),
-          quads(padded(d, 8) / 4),
+        : storage(padded(F, 64) * padded(d, DEPTH) + 64, 0),
+          quads(padded(d, DEPTH) / 4),
           panels(padded(F, 64) / PANEL),
           weight(storage.data() + (64 - reinterpret_cast<uintptr_t>(storage.data()) % 64) % 64),
           step(panels * PANEL, 0),
@@ -67,7 +72,7 @@ public:
             std::vector<int8_t> row(quads * 4, 0);
             for (int64_t begin, end; chunks.claim(begin, end);)
                 for (int64_t f = begin; f < end; f++) {
-                    const float scale = norm ? norm[f] : 1, length = quantize(rows + f * d, d, row.data());
+                    const float scale = norm ? norm[f] : 1, length = quantize<ROW_STEPS>(rows + f * d, d, row.data());
                     int32_t sum = 0;
                     for (int64_t i = 0; i < d; i++) sum += row[i];
                     int8_t* panel = weight + f / PANEL * quads * 4 * PANEL + f % PANEL * 4;
@@ -115,25 +120,32 @@ struct Sums {
     }
 };
 #elif defined(PAIRWISE)
-// Products of two fours of coordinates with those of eight features. In 16 bits: 4 * 127 * 63 < 2^15.
-inline __m256i products(__m256i x, __m256i next, __m256i w, __m256i next_w) {
-    const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(x, w), _mm256_maddubs_epi16(next, next_w));
-    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-}
-
 inline __m256i four_of(const uint8_t* x) {
     int32_t four;
     std::memcpy(&four, x, 4);
     return _mm256_set1_epi32(four);
 }
 
+// Products of fours of coordinates with those of eight features, in pairs of 16 bits: 8 * 127 * 31 < 2^15.
 struct Sums {
-    __m256i a = _mm256_setzero_si256(), b = a;
+    __m256i a = _mm256_setzero_si256(), b = a, pairs_a, pairs_b;
 
-    __attribute__((always_inline)) void add(const uint8_t* x, __m256i wa, __m256i wb, __m256i next_a, __m256i next_b) {
-        const __m256i own = four_of(x), next = four_of(x + 4);
-        a = _mm256_add_epi32(a, products(own, next, wa, next_a));
-        b = _mm256_add_epi32(b, products(own, next, wb, next_b));
+    __attribute__((always_inline)) void begin(const uint8_t* x, __m256i wa, __m256i wb) {
+        const __m256i own = four_of(x);
+        pairs_a = _mm256_maddubs_epi16(own, wa);
+        pairs_b = _mm256_maddubs_epi16(own, wb);
+    }
+
+    __attribute__((always_inline)) void add(const uint8_t* x, __m256i wa, __m256i wb) {
+        const __m256i own = four_of(x);
+        pairs_a = _mm256_add_epi16(pairs_a, _mm256_maddubs_epi16(own, wa));
+        pairs_b = _mm256_add_epi16(pairs_b, _mm256_maddubs_epi16(own, wb));
+    }
+
+    __attribute__((always_inline)) void end() {
+        const __m256i ones = _mm256_set1_epi16(1);
+        a = _mm256_add_epi32(a, _mm256_madd_epi16(pairs_a, ones));
+        b = _mm256_add_epi32(b, _mm256_madd_epi16(pairs_b, ones));
     }
 
     static __attribute__((always_inline)) void rank(__m256i sum, const float* step, const float* shift, const float* bias,
@@ -178,20 +190,27 @@ inline void ranks_of_tile(const uint8_t* x, const float* steps, const Packed& pa
     s4.finish(step, shift, bias, steps[4], ranks + 4 * RUN);
     s5.finish(step, shift, bias, steps[5], ranks + 5 * RUN);
 #elif defined(PAIRWISE)
-    Sums s0, s1, s2, s3;
-    for (int64_t q = 0; q < packed.quads; q += 2, x += 8, w += 8 * PANEL) {
-        const auto* own = reinterpret_cast<const __m256i*>(w);
-        const __m256i wa = _mm256_load_si256(own), wb = _mm256_load_si256(own + 1), next_a = _mm256_load_si256(own + 2),
-                      next_b = _mm256_load_si256(own + 3);
-        s0.add(x, wa, wb, next_a, next_b);
-        s1.add(x + stride, wa, wb, next_a, next_b);
-        s2.add(x + 2 * stride, wa, wb, next_a, next_b);
-        s3.add(x + 3 * stride, wa, wb, next_a, next_b);
+    Sums s0, s1, s2;
+    for (int64_t q = 0; q < packed.quads; q += DEPTH / 4, x += DEPTH) {
+        const auto* own = reinterpret_cast<const __m256i*>(w + q * 4 * PANEL);
+        __m256i wa = _mm256_load_si256(own), wb = _mm256_load_si256(own + 1);
+        s0.begin(x, wa, wb);
+        s1.begin(x + stride, wa, wb);
+        s2.begin(x + 2 * stride, wa, wb);
+#pragma GCC unroll 3
+        for (int64_t i = 1; i < DEPTH / 4; i++) {
+            wa = _mm256_load_si256(own + 2 * i), wb = _mm256_load_si256(own + 2 * i + 1);
+            s0.add(x + 4 * i, wa, wb);
+            s1.add(x + stride + 4 * i, wa, wb);
+            s2.add(x + 2 * stride + 4 * i, wa, wb);
+        }
+        s0.end();
+        s1.end();
+        s2.end();
     }
     s0.finish(step, shift, bias, steps[0], ranks);
     s1.finish(step, shift, bias, steps[1], ranks + RUN);
     s2.finish(step, shift, bias, steps[2], ranks + 2 * RUN);
-    s3.finish(step, shift, bias, steps[3], ranks + 3 * RUN);
 #else
     for (int64_t t = 0; t < TILE; t++) {
         int32_t sums[PANEL] = {};
@@ -218,7 +237,7 @@ inline void encode_topk(const float* x, const float* rows, const float* b, const
         for (int64_t begin, end; chunks.claim(begin, end);) {
             for (int64_t t = 0; t < end - begin; t++) {
                 uint8_t* token = own.data() + t * stride;
-                steps[t] = quantize(x + (begin + t) * d, d, reinterpret_cast<int8_t*>(token));
+                steps[t] = quantize<STEPS>(x + (begin + t) * d, d, reinterpret_cast<int8_t*>(token));
                 if (std::isnan(steps[t])) steps[t] = 0;  // any features will do: their exact values are no numbers
                 for (int64_t i = 0; i < stride; i++) token[i] = static_cast<uint8_t>(token[i] + MIDDLE);
                 largest[t].reset();
