@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monoscope.core.batch import ActivationBatch
 from monoscope.core.errors import DataError
 from monoscope.core.interrupts import interruptible
@@ -17,6 +15,7 @@ from monoscope.core.mesh import ALONE, Mesh
 from monoscope.core.progress import progress
 from monoscope.harvest.source import ActivationSource, in_step
 from monoscope.parallel.mesh import together
+from monoscope.training import heap
 from monoscope.training.checkpoint import save_checkpoint
 from monoscope.training.finished import save_snapshots
 from monoscope.training.log import Log, sync_log
@@ -25,6 +24,7 @@ from monoscope.training.run import Run
 from monoscope.training.shared import save_shared, shared_checkpoints
 
 GO, SAVE, STOP = range(3)
+GIVE_BACK_EVERY = 10  # steps
 
 
 def fit(
@@ -45,7 +45,7 @@ def fit(
     KeyboardInterrupt when asked to stop, once the checkpoint is written, and NotFinite for activations or a loss that
     are NaN or infinite, unless few such are to be left out.
     """
-    _keep_freed_memory()
+    heap.keep()
     settings = runs[0].settings
     logs = [Log(_directory(out if mesh.is_first else None, run), after_step=start) for run in runs]
     began = time.monotonic()
@@ -65,6 +65,8 @@ def fit(
                         rows.append(run.metrics())
                 else:
                     rows.append({})
+            if step % GIVE_BACK_EVERY == 0:
+                heap.give_back()
             if any(rows):
                 now = time.monotonic()
                 rate = (step - logged[1]) * settings.batch_tokens / max(now - logged[0], 1e-9)
@@ -111,13 +113,6 @@ def checkpoint(
         save_checkpoint(out.directory, step, state)
         for _, old in shared_checkpoints(out.directory):
             remove(old)
-
-
-def _keep_freed_memory() -> None:
-    # glibc asks the system for large blocks and gives them back, a page fault for each 4 kB of every step, until a
-    # larger one was freed (at most 32 MB); from then on it keeps blocks of that size. Other allocators do not mind.
-    block = torch.empty(31 * 2**20, dtype=torch.uint8)
-    del block
 
 
 def _directory(out: Output | None, run: Run) -> Path | None:
