@@ -117,9 +117,8 @@ class Autoencoder(Dictionary):
         self.b_glu = nn.Parameter(torch.zeros(self.n_features)) if config.glu else None
         if config.glu:
             self.feature_axes |= {"W_glu": 1, "b_glu": 0}
-        if reads == writes and config.unit_norm:  # docs/decisions/0017-encoders-learn-more-slowly.md
-            slower = {"W_enc": 0.5, "W_glu": 1.0, "b_glu": 1.0}
-            self.default_rates = {name: slower.get(name, 2.0) for name, _ in self.named_parameters()}
+        if reads == writes and config.unit_norm and not config.glu:  # docs/decisions/0017-encoders-learn-more-slowly.md
+            self.default_rates = {name: 0.5 if name == "W_enc" else 2.0 for name, _ in self.named_parameters()}
 
     def normalized(self, x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch d"], Frame]:
         """Tokens as they are encoded, and what was taken off them."""

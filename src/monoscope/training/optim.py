@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from monoscope import ops
 from monoscope.core.config import Config
-from monoscope.core.errors import MismatchError
 
 RATE, RATE_TOKENS = 6e-3, 1_000_000
 """Adam's learning rate, and the tokens up to which a run bears it; ``docs/decisions/0004-defaults-of-training.md``."""
@@ -98,14 +97,10 @@ class Mover(ABC):
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue from what ``state_dict`` gave. Raises MismatchError where that is of other learning rates."""
-        before, now = len(saved["param_groups"]), len(self.param_groups)
-        if before != now:
-            raise MismatchError(
-                f"what is to be resumed has learning rates of {before} kinds, these settings {now}; name those it was "
-                "begun with, in optimizer.lr"
-            )
+        """Continue from what ``state_dict`` gave; where that was of one learning rate, with that one."""
         parameters = self._parameters()
+        if len(saved["param_groups"]) == 1:
+            self.param_groups = [{**self.param_groups[0], "params": parameters}]
         self.state = {
             parameters[number]: {
                 name: value.clone() if value.ndim == 0 else value.to(parameters[number], copy=True)

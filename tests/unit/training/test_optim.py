@@ -11,7 +11,6 @@ from torch import nn
 
 from monoscope import ops
 from monoscope.core.batch import ActivationBatch
-from monoscope.core.errors import MismatchError
 from monoscope.core.site import Site
 from monoscope.dictionaries import Recipe
 from monoscope.dictionaries.initialize import Sample
@@ -101,11 +100,17 @@ def test_state_that_was_saved_row_by_row_continues_the_same(optimizer: Optimizer
         assert torch.equal(a, b)
 
 
-def test_a_state_of_other_learning_rates_is_refused() -> None:
-    one, two = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    alike = Adam().build([one, two])
-    with pytest.raises(MismatchError, match="of 1 kinds, these settings 2; name those"):
-        Adam().build([{"params": [one]}, {"params": [two]}]).load_state_dict(alike.state_dict())
+def test_a_run_begun_at_one_rate_goes_on_at_it() -> None:
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    before = Adam().build([{"params": parameters, "lr": 0.5, "rate": 1.0}])
+    parameters[0].grad, parameters[1].grad = torch.ones(2), torch.full((2,), -1.0)
+    before.step()
+    now = Adam().build([{"params": [], "lr": 1.0, "rate": 1.0}, {"params": parameters, "lr": 2.0, "rate": 2.0}])
+    now.load_state_dict(before.state_dict())
+    assert [(group["lr"], group["rate"]) for group in now.param_groups] == [(0.5, 1.0)]
+    for parameter, sign in zip(parameters, (1, -1), strict=True):
+        assert torch.equal(now.state[parameter]["exp_avg"], before.state[parameter]["exp_avg"])
+        assert (now.state[parameter]["exp_avg"] * sign > 0).all()
 
 
 @pytest.mark.parametrize(("tokens", "rate"), [(1_000, 6e-3), (1_000_000, 6e-3), (4_000_000, 3e-3), (10**8, 6e-4)])
