@@ -135,7 +135,7 @@ def growth(results: Row, number: int) -> Iterable[str]:
         "### Growth\n\nEach size is trained in turns with the reference job (d 384, 6,144 features, k 32, 4,096 tokens "
         "a batch), and its speed given as a multiple of that job's, which is measured beside it. *By work* multiplies "
         "that by how many times more features there are: 1 is exactly proportional, more is better. These are steps at "
-        "the beginning of a long run, when no feature counts as dead: what AuxK takes, a fifth of the short "
+        "the beginning of a long run, when no feature counts as dead: what AuxK takes, up to a fifth of the short "
         "jobs above, is not in them."
     )
     for axis in SIZES:
